@@ -1,0 +1,1 @@
+"""Adapter families as pure functions over named tensors, one file a family."""

@@ -1,0 +1,1 @@
+"""LoRA files: naming schemes, parsing, reading, metadata."""

@@ -1,0 +1,47 @@
+"""What a LoRA file says about itself in its safetensors metadata. All values are strings; any may be broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ..adapters import AdapterFile
+
+_TRIGGER_FIELDS = ("modelspec.trigger_phrase", "ss_trigger_words", "trained_words", "trigger_words")
+_NOTHING = {"", "none", "null", "n/a"}
+
+
+def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The words the author says to use, in order, without repeats. Empty where the file names none."""
+    words: dict[str, None] = {}
+    for field in _TRIGGER_FIELDS:
+        for word in _words_of(metadata.get(field, "")):
+            if word.lower() not in _NOTHING:
+                words.setdefault(word)
+    return tuple(words)
+
+
+def _words_of(value: str) -> list[str]:
+    """A comma-separated phrase, or a JSON list of strings."""
+    if value.lstrip().startswith("["):
+        try:
+            listed = json.loads(value)
+        except ValueError:
+            listed = None
+        if isinstance(listed, list):
+            return [str(item).strip() for item in listed]
+    return [part.strip() for part in value.split(",")]
+
+
+def joined_words(adapters: tuple[AdapterFile, ...]) -> str:
+    """The trigger words of several LoRAs as one prompt text, in stack order, each once."""
+    return ", ".join(dict.fromkeys(word for adapter in adapters for word in trigger_words(adapter.metadata)))
+
+
+def title(adapter: AdapterFile) -> str:
+    """The author's title, or the name of the file."""
+    for field in ("modelspec.title", "ss_output_name"):
+        value = adapter.metadata.get(field, "").strip()
+        if value.lower() not in _NOTHING:
+            return value
+    return adapter.label

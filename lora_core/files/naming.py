@@ -1,0 +1,97 @@
+"""How trainers name the tensors of a LoRA, and how one module's name is said in other schemes.
+
+Tables only: a tensor key is split into a module name and a part by its ending, never by its position.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Endings of the parts that are read. The first pattern that matches a key's end wins, so longer
+# spellings stand first. `_lora.` and `.lora_linear_layer.` are the old diffusers spellings,
+# `lora_A`/`lora_B` is PEFT's (with or without the adapter's name), `lora_down`/`lora_up` kohya's.
+_PARTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (part, re.compile(pattern + "$"))
+    for part, pattern in (
+        ("up", r"\.lora_linear_layer\.up\.weight"),
+        ("down", r"\.lora_linear_layer\.down\.weight"),
+        ("up", r"(?:\.|_)lora\.up\.weight"),
+        ("down", r"(?:\.|_)lora\.down\.weight"),
+        ("up", r"\.lora_up\.weight"),
+        ("down", r"\.lora_down\.weight"),
+        ("mid", r"\.lora_mid\.weight"),
+        ("up", r"\.lora_B(?:\.[A-Za-z0-9_-]+)?\.weight"),
+        ("down", r"\.lora_A(?:\.[A-Za-z0-9_-]+)?\.weight"),
+        ("up", r"\.lora_B"),
+        ("down", r"\.lora_A"),
+        ("alpha", r"\.alpha"),
+    )
+)
+
+# Endings of families that are recognised but not applied: named in messages, never guessed at.
+_OTHER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (family, re.compile(pattern + "$"))
+    for family, pattern in (
+        ("DoRA", r"\.(?:dora_scale|lora_magnitude_vector(?:\.[A-Za-z0-9_-]+)?(?:\.weight)?)"),
+        ("LoHa", r"\.hada_(?:w1_a|w1_b|w2_a|w2_b|t1|t2)"),
+        ("LoKr", r"\.lokr_(?:w1|w2|w1_a|w1_b|w2_a|w2_b|t1|t2)"),
+        ("GLoRA", r"\.(?:a1|a2|b1|b2)\.weight"),
+        ("OFT", r"\.(?:oft_blocks|oft_diag|rescale)"),
+        ("IA3", r"\.on_input"),
+        ("full difference", r"\.(?:diff|diff_b|set_weight|w_norm|b_norm)"),
+        ("reshaped weight", r"\.reshape_weight"),
+        ("biased LoRA", r"\.(?:lora_bias|lora_B\.bias|lora_up\.bias)"),
+    )
+)
+
+_TEXT_ENCODER = re.compile(
+    r"^(?:base_model\.model\.)?(?:lora_te\d?_|lora_prior_te_|text_encoders?(?:_\d)?\.|te\d?\.|clip_[lg]\.|t5xxl\.|text_model\.)"
+)
+
+
+@dataclass(frozen=True)
+class KeyParts:
+    """A tensor key, split. family is None for the low-rank parts up, down, mid and alpha."""
+
+    module: str
+    part: str
+    family: str | None = None
+
+
+def split_key(key: str) -> KeyParts | None:
+    """The module name and part of one tensor key, or None where no known ending fits."""
+    for family, pattern in _OTHER_FAMILIES:
+        if match := pattern.search(key):
+            return KeyParts(key[: match.start()], match.group(0), family)
+    for part, pattern in _PARTS:
+        if match := pattern.search(key):
+            return KeyParts(key[: match.start()], part)
+    return None
+
+
+def is_text_encoder(module: str) -> bool:
+    """Whether a module name speaks of a text encoder (of any scheme) rather than the diffusion model."""
+    return _TEXT_ENCODER.match(module) is not None
+
+
+def candidate_names(module: str) -> tuple[str, ...]:
+    """The names to look for in the host's key map, best first: the module's own, then how other schemes say it.
+
+    PEFT's `unet.down_blocks.0.attentions.0.proj_in` is kohya's `lora_unet_down_blocks_0_attentions_0_proj_in`,
+    which the host knows; `base_model.model.` in front is PEFT's wrapper and means nothing.
+    """
+    names = [module]
+    bare = module.removeprefix("base_model.model.")
+    if bare != module:
+        names.append(bare)
+    if is_text_encoder(bare):
+        if bare.startswith("text_model."):
+            names.append(f"text_encoder.{bare}")
+        return tuple(names)
+    if "." in bare:
+        dotted = bare.removeprefix("unet.").replace(".processor.to_", ".to_")
+        if dotted.endswith(".to_out"):
+            dotted += ".0"
+        names += [f"transformer.{dotted}", f"diffusion_model.{dotted}", "lora_unet_" + dotted.replace(".", "_")]
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,72 @@
+"""MODEL and CLIP -> TargetMap, through the host's own key maps. Kept per model: the host rebuilds it for every node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import comfy.lora
+import torch
+
+from ..targets import Target, TargetMap
+
+# The host's configuration classes by name, in our words. A family not listed is "unknown", never an error.
+_BASES = {
+    "SD15": "SD1.5",
+    "SD20": "SD2",
+    "SD21UnclipL": "SD2",
+    "SDXL": "SDXL",
+    "SDXLRefiner": "SDXL refiner",
+    "SD3": "SD3",
+    "Flux": "Flux",
+    "FluxSchnell": "Flux",
+    "Chroma": "Chroma",
+    "AuraFlow": "AuraFlow",
+    "PixArtAlpha": "PixArt",
+    "PixArtSigma": "PixArt",
+    "HunyuanVideo": "HunyuanVideo",
+    "LTXV": "LTX",
+    "Lumina2": "Lumina2 / Z-Image",
+    "WAN21_T2V": "Wan",
+    "WAN21_I2V": "Wan",
+    "QwenImage": "Qwen-Image",
+    "HiDream": "HiDream",
+    "GenmoMochi": "Mochi",
+    "ACEStep": "ACE-Step",
+}
+
+# One map per inner model, shared by all clones of a patcher; it leaves with the model.
+_known: WeakKeyDictionary[torch.nn.Module, TargetMap] = WeakKeyDictionary()
+
+
+def model_targets(model: Any) -> TargetMap:
+    """Names and shapes of a MODEL's weights."""
+    return _targets(model.model, comfy.lora.model_lora_keys_unet, _base(model.model))
+
+
+def clip_targets(clip: Any) -> TargetMap:
+    """Names and shapes of a CLIP's weights."""
+    return _targets(clip.cond_stage_model, comfy.lora.model_lora_keys_clip, None)
+
+
+def _targets(module: torch.nn.Module, key_map: Callable[..., Mapping[str, Any]], base: str | None) -> TargetMap:
+    known = _known.get(module)
+    if known is None:
+        names = {name: _target(value) for name, value in key_map(module, {}).items()}
+        shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+        known = _known[module] = TargetMap(names, shapes, base)
+    return known
+
+
+def _target(value: Any) -> Target:
+    """The host says a weight's key, or (key, slice), or (key, slice or None, function)."""
+    if isinstance(value, str):
+        return Target(value)
+    key, offset, *rest = value
+    return Target(key, None if offset is None else tuple(offset), rest[0] if rest else None)
+
+
+def _base(inner: Any) -> str | None:
+    classes = type(getattr(inner, "model_config", None)).__mro__
+    return next((_BASES[c.__name__] for c in classes if c.__name__ in _BASES), None)

@@ -1,0 +1,31 @@
+"""What is in a LoRA, as text for people."""
+
+from __future__ import annotations
+
+from .account import Account, describe
+from .adapters import AdapterFile
+from .files.metadata import title, trigger_words
+from .files.naming import is_text_encoder
+
+_SHOWN_LEFTOVERS = 20
+
+
+def inspect_report(adapter: AdapterFile, account: Account | None = None) -> str:
+    """Title, kind, size, parts, words and leftovers; with an account also what fits the connected model."""
+    text_encoder = sum(is_text_encoder(name) for name in adapter.modules)
+    dtypes = sorted({str(m.up.dtype).removeprefix("torch.") for m in adapter.modules.values()})
+    words = trigger_words(adapter.metadata)
+    lines = [
+        title(adapter),
+        f"file: {adapter.label}, {adapter.nbytes / 1e6:.2f} MB of weights, {', '.join(dtypes) or 'no weights read'}",
+        f"made for: {describe(adapter)}",
+        f"adapters: {len(adapter.modules) - text_encoder} on the model, {text_encoder} on text encoders",
+        f"trigger words: {', '.join(words) or 'none named in the file'}",
+    ]
+    lines += [f"not read: {left.key}: {left.reason}" for left in adapter.leftovers[:_SHOWN_LEFTOVERS]]
+    hidden = len(adapter.leftovers) - _SHOWN_LEFTOVERS
+    if hidden > 0:
+        lines.append(f"and {hidden} more keys that were not read")
+    if account is not None:
+        lines += ["on the connected model:", account.report()]
+    return "\n".join(lines)

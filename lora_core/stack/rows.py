@@ -1,0 +1,53 @@
+"""The value between the nodes: which LoRA files, how strong, in what role."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..adapters import AdapterFile
+from ..errors import StackError
+
+ROLES = ("free", "style", "character", "detail")
+
+
+@dataclass(frozen=True)
+class StackRow:
+    """One LoRA of a stack. model and clip are strengths: 1.0 is as trained, 0 is off, negative inverts.
+
+    name: as the host lists it in the loras folders (relative path with extension); for a LoRA in memory, a label.
+    adapter: the LoRA itself where it came in memory instead of from a file.
+    """
+
+    name: str
+    model: float = 1.0
+    clip: float = 1.0
+    role: str = "free"
+    adapter: AdapterFile | None = None
+
+    def __post_init__(self) -> None:
+        for field, value in (("model", self.model), ("clip", self.clip)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise StackError(
+                    f"'{self.name}': the {field} strength is {value!r}; it must be a finite number, for example 0.8."
+                )
+        if self.role not in ROLES:
+            raise StackError(f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}.")
+
+    @property
+    def active(self) -> bool:
+        return self.model != 0 or self.clip != 0
+
+
+@dataclass(frozen=True)
+class LoraStack:
+    """Rows in the order in which they are applied."""
+
+    rows: tuple[StackRow, ...] = ()
+
+    def __add__(self, other: LoraStack) -> LoraStack:
+        return LoraStack(self.rows + other.rows)
+
+    @property
+    def active(self) -> LoraStack:
+        return LoraStack(tuple(row for row in self.rows if row.active))

@@ -1,0 +1,61 @@
+"""Inputs and answers that several nodes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..lora_core.errors import LoraError
+from ..lora_core.host.messages import stop_with
+from ..lora_core.matching import MATCHING
+
+CATEGORY = "LoRA Loom"
+
+MODEL_INPUT = ("MODEL", {"tooltip": "The diffusion model. It is not changed; a patched clone comes out."})
+CLIP_INPUT = (
+    "CLIP",
+    {"tooltip": "The text encoder. Without it the LoRA's text-encoder keys are left aside, and reported."},
+)
+MODEL_OUT = "The model with the LoRAs on it."
+CLIP_OUT = "The text encoder with the LoRAs on it."
+WORDS_OUT = "The trigger words that the files name, joined by commas, ready for a prompt."
+REPORT_OUT = "What matched, what did not, and why, line by line."
+
+
+def strength(default: float, what: str) -> tuple[str, dict[str, Any]]:
+    """A strength widget with core's range and step."""
+    return (
+        "FLOAT",
+        {
+            "default": default,
+            "min": -100.0,
+            "max": 100.0,
+            "step": 0.01,
+            "tooltip": f"How strongly the LoRA acts on {what}. 1 is as trained, 0 is off, negative inverts.",
+        },
+    )
+
+
+def matching() -> tuple[list[str], dict[str, Any]]:
+    """The widget that says what happens when a LoRA does not fit cleanly."""
+    tooltip = (
+        "auto: a LoRA for another base is an error, a few leftover keys are a warning. "
+        "strict: any leftover is an error. partial: whatever fits is applied."
+    )
+    return (list(MATCHING), {"default": "auto", "advanced": True, "tooltip": tooltip})
+
+
+def verdict(check: Callable[[], object]) -> Literal[True] | str:
+    """True, or the message of the LoraError that `check` raises: the form the host wants from VALIDATE_INPUTS."""
+    try:
+        check()
+    except LoraError as error:
+        return str(error)
+    return True
+
+
+def connected(value: Any, socket: str, node: str) -> Any:
+    """The value, or where nothing is connected a stop for whatever reads this output, in plain words."""
+    if value is not None:
+        return value
+    return stop_with(f"{node} has no {socket} connected, so it has none to give. Connect {socket} to {node}.")

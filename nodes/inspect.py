@@ -1,0 +1,56 @@
+"""What is in a LoRA, and what of it fits a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..lora_core.files.metadata import joined_words
+from ..lora_core.host.paths import find_lora, lora_names
+from ..lora_core.host.stacking import account_for, load_named, stack_stamp
+from ..lora_core.report import inspect_report
+from ..lora_core.stack.rows import LoraStack, StackRow
+from . import _spec
+
+
+class LoomInspect:
+    DESCRIPTION = (
+        "Says what is in a LoRA: base model, ranks, trigger words, keys that were not read. "
+        "With a MODEL or CLIP connected also which of its keys fit."
+    )
+    CATEGORY = _spec.CATEGORY
+    SEARCH_ALIASES = ["lora info", "lora metadata", "trigger words", "loom"]
+    RETURN_TYPES = ("STRING", "STRING")
+    RETURN_NAMES = ("report", "trigger words")
+    OUTPUT_TOOLTIPS = ("All that was read, as text.", _spec.WORDS_OUT)
+    FUNCTION = "inspect"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {"lora_name": (lora_names(), {"tooltip": "A file of the loras folder."})},
+            "optional": {
+                "model": ("MODEL", {"tooltip": "Connect to see which keys fit this model."}),
+                "clip": ("CLIP", {"tooltip": "Connect to see which text-encoder keys fit."}),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, lora_name: str | None) -> Any:
+        return lora_name is None or _spec.verdict(lambda: find_lora(lora_name))
+
+    @classmethod
+    def IS_CHANGED(cls, lora_name: str | None = None, **_: Any) -> str:
+        return "" if lora_name is None else stack_stamp(LoraStack((StackRow(lora_name),)))
+
+    def inspect(
+        self, lora_name: str, model: Any = None, clip: Any = None, unique_id: str | None = None
+    ) -> dict[str, Any]:
+        adapter = load_named(lora_name)
+        report = inspect_report(adapter, account_for(adapter, model, clip))
+        return {"ui": {"text": [report]}, "result": (report, joined_words((adapter,)))}
+
+
+NODE_CLASS_MAPPINGS = {"LoomInspect": LoomInspect}
+NODE_DISPLAY_NAME_MAPPINGS = {"LoomInspect": "Loom Inspect"}

@@ -1,0 +1,113 @@
+"""Several LoRAs: as rows of one node, and as a LORA_STACK shared with other packs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..lora_core.host.messages import show_on_node
+from ..lora_core.host.stacking import apply_stack, check_names, in_memory_row, outgoing, stack_stamp
+from ..lora_core.stack.interop import read_lora_stack
+from ..lora_core.stack.rows import LoraStack
+from ..lora_core.stack.rows_json import parse_rows
+from . import _spec
+
+_ROWS_TOOLTIP = (
+    'The stack as JSON, one row a LoRA: {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, '
+    '"clip": 0.8, "on": true, "role": "style"}]}. clip follows model when left out.'
+)
+
+
+class LoomStack:
+    DESCRIPTION = (
+        "Stacks LoRAs with a strength each. With MODEL (and CLIP) connected it applies them all in one pass over the "
+        "weights; without, it hands the stack on as LORA_STACK."
+    )
+    CATEGORY = _spec.CATEGORY
+    SEARCH_ALIASES = ["lora stack", "power lora loader", "multi lora", "style character", "loom"]
+    RETURN_TYPES = ("MODEL", "CLIP", "LORA_STACK", "STRING")
+    RETURN_NAMES = ("MODEL", "CLIP", "LORA_STACK", "trigger words")
+    OUTPUT_TOOLTIPS = (
+        _spec.MODEL_OUT,
+        _spec.CLIP_OUT,
+        "All rows as (name, model strength, clip strength), for any pack. Where MODEL is connected they are already on.",
+        _spec.WORDS_OUT,
+    )
+    FUNCTION = "stack"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        rows = {"multiline": True, "default": '{"version": 1, "rows": []}', "tooltip": _ROWS_TOOLTIP}
+        return {
+            "required": {"rows": ("STRING", rows)},
+            "optional": {
+                "model": _spec.MODEL_INPUT,
+                "clip": _spec.CLIP_INPUT,
+                "lora_stack": ("LORA_STACK", {"tooltip": "Rows from another node, put before the rows of this one."}),
+                "lora_model": ("LORA_MODEL", {"tooltip": "A LoRA in memory, from a trainer or a merge; the last row."}),
+                "lora_model_strength": _spec.strength(1.0, "the diffusion model (for the LORA_MODEL input)"),
+                "lora_clip_strength": _spec.strength(1.0, "the text encoder (for the LORA_MODEL input)"),
+                "matching": _spec.matching(),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, rows: str | None) -> Any:
+        return rows is None or _spec.verdict(lambda: check_names(parse_rows(rows)))
+
+    @classmethod
+    def IS_CHANGED(cls, rows: str | None = None, **_: Any) -> str:
+        return "" if rows is None else stack_stamp(parse_rows(rows))
+
+    def stack(
+        self,
+        rows: str,
+        model: Any = None,
+        clip: Any = None,
+        lora_stack: Any = None,
+        lora_model: Any = None,
+        lora_model_strength: float = 1.0,
+        lora_clip_strength: float = 1.0,
+        matching: str = "auto",
+        unique_id: str | None = None,
+    ) -> tuple[Any, ...]:
+        whole = read_lora_stack(lora_stack) + parse_rows(rows)
+        if lora_model is not None:
+            whole += LoraStack((in_memory_row(lora_model, lora_model_strength, lora_clip_strength),))
+        applied = apply_stack(whole, model, clip, matching)
+        show_on_node("\n".join(applied.account.warnings), unique_id)
+        model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
+        clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
+        return model_out, clip_out, outgoing(whole), applied.trigger_words
+
+
+class LoomApply:
+    DESCRIPTION = "Puts a LORA_STACK, from Loom Stack or any other pack, onto a model in one pass over the weights."
+    CATEGORY = _spec.CATEGORY
+    SEARCH_ALIASES = ["apply lora stack", "lora stack", "loom"]
+    RETURN_TYPES = ("MODEL", "CLIP", "STRING")
+    RETURN_NAMES = ("MODEL", "CLIP", "report")
+    OUTPUT_TOOLTIPS = (_spec.MODEL_OUT, _spec.CLIP_OUT, _spec.REPORT_OUT)
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {
+            "required": {
+                "model": _spec.MODEL_INPUT,
+                "lora_stack": ("LORA_STACK", {"tooltip": "Rows of (name, model strength, clip strength)."}),
+            },
+            "optional": {"clip": _spec.CLIP_INPUT, "matching": _spec.matching()},
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    def apply(
+        self, model: Any, lora_stack: Any, clip: Any = None, matching: str = "auto", unique_id: str | None = None
+    ) -> tuple[Any, ...]:
+        applied = apply_stack(read_lora_stack(lora_stack), model, clip, matching)
+        show_on_node("\n".join(applied.account.warnings), unique_id)
+        return applied.model, _spec.connected(applied.clip, "CLIP", "Loom Apply"), applied.account.report()
+
+
+NODE_CLASS_MAPPINGS = {"LoomStack": LoomStack, "LoomApply": LoomApply}
+NODE_DISPLAY_NAME_MAPPINGS = {"LoomStack": "Loom Stack", "LoomApply": "Loom Apply Stack"}

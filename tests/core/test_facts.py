@@ -1,0 +1,69 @@
+"""What a LoRA says about itself: base, words, title, one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_core.account import describe
+from lora_core.files.bases import base_of
+from lora_core.files.metadata import title, trigger_words
+from lora_core.files.parse import parse_state_dict
+from lora_core.report import inspect_report
+from tests.core.lora_tensors import pair
+
+BASES = {
+    "SD1.5": ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", 768),
+    "SD2": ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v", 1024),
+    "SDXL": ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_k", 2048),
+    "Flux": ("lora_unet_single_blocks_3_linear1", 64),
+    "SD3": ("lora_unet_joint_blocks_3_x_block_attn_qkv", 64),
+    "Wan": ("diffusion_model.blocks.3.cross_attn.k", 64),
+    "Qwen-Image": ("transformer_blocks.3.img_mlp.net.0.proj", 64),
+    "Lumina2 / Z-Image": ("diffusion_model.noise_refiner.0.attention.qkv", 64),
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_base_is_told_by_names_and_shapes(base, generator):
+    name, inner = BASES[base]
+    assert base_of(parse_state_dict(pair(name, generator, inner=inner), "x")) == base
+
+
+def test_metadata_tells_the_base_where_the_keys_do_not(generator):
+    tensors = pair("lora_unet_mid_block_attentions_0_proj_in", generator)
+    said = parse_state_dict(tensors, "x", metadata={"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"})
+    assert base_of(said) == "SDXL"
+    assert base_of(parse_state_dict(tensors, "x")) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"modelspec.trigger_phrase": "ohwx, rainy street"}, ("ohwx", "rainy street")),
+        ({"trained_words": '["sks_leah woman", "sks_leah woman"]'}, ("sks_leah woman",)),
+        ({"modelspec.trigger_phrase": "None"}, ()),
+        ({"trained_words": "[broken"}, ("[broken",)),
+        ({"ss_tag_frequency": "{"}, ()),
+        ({}, ()),
+    ],
+)
+def test_trigger_words_come_once_and_in_order(metadata, words):
+    assert trigger_words(metadata) == words
+
+
+def test_the_title_falls_back_to_the_file_name(generator):
+    tensors = pair("a", generator)
+    assert title(parse_state_dict(tensors, "x.safetensors", metadata={"modelspec.title": "Rain"})) == "Rain"
+    assert title(parse_state_dict(tensors, "x.safetensors", metadata={"modelspec.title": "None"})) == "x.safetensors"
+
+
+def test_one_line_says_base_rank_alpha_and_kind(generator):
+    tensors = pair("a", generator, rank=4, alpha=2.0) | pair("b", generator, rank=8, alpha=2.0, kernel=(3, 3))
+    assert describe(parse_state_dict(tensors, "x")) == "base unknown, rank 4 to 8, alpha 2, LoCon"
+
+
+def test_the_report_lists_what_was_not_read(generator):
+    tensors = pair("a", generator) | {f"m{i}.lokr_w1": tensor for i, tensor in enumerate([next(iter(pair("a", generator).values()))] * 25)}
+    report = inspect_report(parse_state_dict(tensors, "x"))
+    assert "not read: m0.lokr_w1: LoKr adapters are not read yet" in report
+    assert "and 5 more keys that were not read" in report

@@ -1,0 +1,146 @@
+"""Every key of a LoRA is consumed once, by name, or listed with the reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lora_core.errors import LoraFileError, LoraKeyError
+from lora_core.files.naming import candidate_names, is_text_encoder, split_key
+from lora_core.files.parse import parse_state_dict
+from tests.core.lora_tensors import pair
+
+SCHEMES = {
+    "kohya": (".lora_up.weight", ".lora_down.weight"),
+    "peft": (".lora_B.weight", ".lora_A.weight"),
+    "peft with adapter name": (".lora_B.default.weight", ".lora_A.default.weight"),
+    "mochi": (".lora_B", ".lora_A"),
+    "diffusers": (".lora.up.weight", ".lora.down.weight"),
+    "old diffusers": ("_lora.up.weight", "_lora.down.weight"),
+    "old diffusers text encoder": (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
+}
+
+
+@pytest.mark.parametrize("names", SCHEMES.values(), ids=SCHEMES.keys())
+def test_every_scheme_gives_the_same_adapter(names, generator):
+    tensors = pair("block.to_q", generator, names=names)
+    adapter = parse_state_dict(tensors, "x")
+    assert set(adapter.modules) == {"block.to_q"}
+    module = adapter.modules["block.to_q"]
+    assert torch.equal(module.up, tensors["block.to_q" + names[0]])
+    assert torch.equal(module.down, tensors["block.to_q" + names[1]])
+    assert module.rank == 3
+
+
+def test_every_key_is_in_one_module_or_in_the_leftovers(generator):
+    tensors = pair("a", generator, alpha=2.0) | pair("b", generator, kernel=(3, 3))
+    tensors |= {"c.hada_w1_a": torch.ones(2, 2), "stray": torch.ones(1), "b.lora_mid.weight": torch.ones(3, 3, 3, 3)}
+    tensors["b.lora_down.weight"] = torch.ones(3, 5, 1, 1)
+    adapter = parse_state_dict(tensors, "x")
+    consumed = [key for module in adapter.modules.values() for key in module.keys]
+    accounted = sorted(consumed + [left.key for left in adapter.leftovers])
+    assert accounted == sorted(tensors)
+    assert {left.key: left.reason for left in adapter.leftovers} == {
+        "c.hada_w1_a": "LoHa adapters are not read yet",
+        "stray": "not a name that any LoRA format uses",
+    }
+
+
+def test_a_dora_is_left_over_whole_and_never_applied_as_a_plain_lora(generator):
+    tensors = pair("a", generator, alpha=1.0) | {"a.dora_scale": torch.ones(6, 1)}
+    adapter = parse_state_dict(tensors, "x")
+    assert not adapter.modules
+    assert {left.key for left in adapter.leftovers} == set(tensors)
+    assert all("DoRA" in left.reason for left in adapter.leftovers)
+
+
+def test_a_missing_alpha_means_scale_one_and_an_alpha_divides_by_rank(generator):
+    modules = parse_state_dict(pair("a", generator) | pair("b", generator, rank=4, alpha=2.0), "x").modules
+    assert modules["a"].scale == 1.0
+    assert modules["b"].scale == 0.5
+
+
+@pytest.mark.parametrize("half", ["lora_up", "lora_down"])
+def test_a_missing_half_names_file_module_and_what_is_there(half, generator):
+    tensors = pair("a.to_k", generator, alpha=1.0)
+    del tensors[f"a.to_k.{half}.weight"]
+    with pytest.raises(LoraKeyError, match=r"my\.safetensors: 'a\.to_k' has .* but no"):
+        parse_state_dict(tensors, "my.safetensors")
+
+
+def test_one_part_under_two_names_is_refused(generator):
+    tensors = pair("a", generator) | pair("a", generator, names=SCHEMES["peft"])
+    with pytest.raises(LoraKeyError, match="both give the up part of 'a'"):
+        parse_state_dict(tensors, "x")
+
+
+def test_ranks_that_differ_are_refused_with_both_shapes(generator):
+    tensors = pair("a", generator, rank=3) | {"a.lora_down.weight": torch.ones(4, 5)}
+    with pytest.raises(LoraKeyError, match=r"up \(6, 3\), down \(4, 5\)"):
+        parse_state_dict(tensors, "x")
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 5), ()])
+def test_a_half_that_is_no_matrix_is_refused(shape, generator):
+    tensors = pair("a", generator) | {"a.lora_down.weight": torch.ones(shape)}
+    with pytest.raises(LoraKeyError, match="not made of matrices"):
+        parse_state_dict(tensors, "x")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_values_that_are_not_finite_are_refused_with_key_and_count(value, dtype, generator):
+    tensors = {key: tensor.to(dtype) for key, tensor in pair("a", generator).items()}
+    tensors["a.lora_up.weight"][2, 1] = value
+    with pytest.raises(LoraFileError, match=r"'a\.lora_up\.weight' holds 1 values"):
+        parse_state_dict(tensors, "x")
+
+
+def test_large_finite_values_are_not_mistaken_for_infinity():
+    tensors = {"a.lora_up.weight": torch.full((4, 1), 3e38), "a.lora_down.weight": torch.ones(1, 4)}
+    assert set(parse_state_dict(tensors, "x").modules) == {"a"}
+
+
+def test_an_alpha_of_several_numbers_is_refused(generator):
+    with pytest.raises(LoraKeyError, match="must hold one number"):
+        parse_state_dict(pair("a", generator) | {"a.alpha": torch.ones(2)}, "x")
+
+
+def test_nothing_at_all_is_refused():
+    with pytest.raises(LoraFileError, match="holds no tensors"):
+        parse_state_dict({}, "x")
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("unet.down_blocks.0.attentions.0.proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in"),
+        ("unet.up_blocks.1.attn1.processor.to_out", "lora_unet_up_blocks_1_attn1_to_out_0"),
+        ("base_model.model.mid_block.attn1.to_q", "lora_unet_mid_block_attn1_to_q"),
+        ("base_model.model.text_model.encoder.layers.0.mlp.fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"),
+        ("lora_unet_mid_block_attn1_to_q", "lora_unet_mid_block_attn1_to_q"),
+    ],
+)
+def test_the_names_looked_for_include_the_one_the_host_knows(module, expected):
+    names = candidate_names(module)
+    assert expected in names
+    assert names[0] == module
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1", True),
+        ("lora_te2_text_projection", True),
+        ("text_encoder_2.text_model.encoder.layers.0.mlp.fc1", True),
+        ("text_encoders.clip_l.transformer.x", True),
+        ("lora_unet_text_thing", False),
+        ("transformer.text_embedder.linear_1", False),
+    ],
+)
+def test_text_encoder_names_are_told_from_model_names(module, expected):
+    assert is_text_encoder(module) is expected
+
+
+def test_a_key_without_a_known_ending_is_not_split():
+    assert split_key("conv_in.weight") is None

@@ -1,0 +1,165 @@
+"""Which factors go onto which weight; what does not fit is refused or listed, never dropped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lora_core.adapters import AdapterFile
+from lora_core.algebra.lowrank import delta
+from lora_core.errors import MatchError
+from lora_core.files.parse import parse_state_dict
+from lora_core.matching import MATCHING
+from lora_core.resolve import FusedFactors, resolve
+from lora_core.stack.rows import StackRow
+from lora_core.targets import Target, TargetMap
+from tests.core.lora_tensors import pair
+
+MODEL = TargetMap(
+    names={
+        "lora_unet_a": Target("a.weight"),
+        "lora_unet_conv": Target("conv.weight"),
+        "transformer.to_k": Target("qkv.weight", (0, 6, 6)),
+        "lora_unet_gone": Target("gone.weight"),
+        "alias_of_a": Target("a.weight"),
+    },
+    shapes={"a.weight": (6, 5), "conv.weight": (6, 5, 3, 3), "qkv.weight": (18, 5)},
+    base="SD1.5",
+)
+CLIP = TargetMap(names={"lora_te_x": Target("x.weight")}, shapes={"x.weight": (6, 5)})
+
+
+def lora(generator: torch.Generator, *modules: str, **options) -> AdapterFile:
+    tensors = {}
+    for module in modules:
+        tensors |= pair(module, generator, **options)
+    return parse_state_dict(tensors, "lora.safetensors")
+
+
+def as_delta(fused: FusedFactors) -> torch.Tensor:
+    return sum(s * (u.double() @ d.double()) for u, d, s in zip(fused.ups, fused.downs, fused.scales, strict=True))
+
+
+def test_a_stack_becomes_one_sum_per_weight(generator):
+    first, second = lora(generator, "lora_unet_a", alpha=1.5), lora(generator, "lora_unet_a", rank=2)
+    rows = [(StackRow("1", 0.8, 0.0), first), (StackRow("2", -0.3, 0.0), second)]
+    resolved, account = resolve(rows, MODEL, None)
+    exact = 0.8 * delta(first.modules["lora_unet_a"], torch.float64)
+    exact -= 0.3 * delta(second.modules["lora_unet_a"], torch.float64)
+    assert list(resolved.model) == [Target("a.weight")]
+    torch.testing.assert_close(as_delta(resolved.model[Target("a.weight")]), exact)
+    assert [row.model.matched for row in account.rows] == [1, 1]
+    assert not account.warnings
+
+
+def test_model_and_text_encoder_take_their_own_strength(generator):
+    both = lora(generator, "lora_unet_a", "lora_te_x", alpha=3.0)
+    resolved, account = resolve([(StackRow("1", 0.5, 0.25), both)], MODEL, CLIP)
+    assert resolved.model[Target("a.weight")].scales == (0.5,)
+    assert resolved.clip[Target("x.weight")].scales == (0.25,)
+    assert account.rows[0].line().startswith("1 of 1 model keys, 1 of 1 text-encoder keys")
+
+
+def test_a_strength_of_zero_patches_nothing_but_is_accounted_for(generator):
+    both = lora(generator, "lora_unet_a", "lora_te_x")
+    resolved, account = resolve([(StackRow("1", 0.0, 1.0), both)], MODEL, CLIP)
+    assert not resolved.model
+    assert list(resolved.clip) == [Target("x.weight")]
+    assert account.rows[0].model.matched == 1
+
+
+def test_a_slice_of_a_fused_weight_is_matched_by_its_own_shape(generator):
+    resolved, _ = resolve([(StackRow("1"), lora(generator, "transformer.to_k"))], MODEL, None)
+    assert list(resolved.model) == [Target("qkv.weight", (0, 6, 6))]
+
+
+def test_a_convolution_matches_by_its_kernel(generator):
+    resolved, _ = resolve([(StackRow("1"), lora(generator, "lora_unet_conv", kernel=(3, 3)))], MODEL, None)
+    (fused,) = resolved.model.values()
+    assert fused.downs[0].shape == (3, 45)
+
+
+def test_text_encoder_keys_without_a_clip_are_reported_and_never_an_error(generator):
+    both = lora(generator, "lora_unet_a", "lora_te_x")
+    for matching in MATCHING:
+        resolved, account = resolve([(StackRow("1"), both)], MODEL, None, matching)
+        assert not resolved.clip
+        assert account.warnings == ("1: no CLIP connected: its keys were left aside",)
+
+
+def test_a_text_encoder_lora_without_a_clip_is_no_error(generator):
+    _, account = resolve([(StackRow("1"), lora(generator, "lora_te_x"))], MODEL, None)
+    assert account.rows[0].not_connected == ("CLIP",)
+
+
+def test_a_few_leftovers_warn_with_every_key_and_its_reason(generator):
+    some = lora(generator, "lora_unet_a", "lora_unet_b", "lora_unet_gone")
+    resolved, account = resolve([(StackRow("1"), some)], MODEL, None)
+    assert list(resolved.model) == [Target("a.weight")]
+    assert [left.key for left in account.rows[0].unmatched] == ["lora_unet_b", "lora_unet_gone"]
+    assert all(left.key in account.report() for left in account.rows[0].unmatched)
+
+
+def test_strict_refuses_what_auto_warns_about(generator):
+    some = lora(generator, "lora_unet_a", "lora_unet_b")
+    with pytest.raises(MatchError, match=r"style: 1 keys are left over, first 'lora_unet_b'"):
+        resolve([(StackRow("style"), some)], MODEL, None, "strict")
+
+
+def test_a_clash_of_shapes_is_refused_with_both_shapes(generator):
+    with pytest.raises(MatchError, match=r"'lora_unet_a': the LoRA makes 7 x 5, the model's weight is 6 x 5"):
+        resolve([(StackRow("1"), lora(generator, "lora_unet_a", out=7))], MODEL, None)
+
+
+def test_partial_applies_what_fits_and_lists_the_rest(generator):
+    mixed = lora(generator, "lora_unet_a")
+    wide = parse_state_dict(
+        pair("lora_unet_a", generator) | pair("lora_unet_conv", generator, out=9) | pair("nowhere", generator), "x"
+    )
+    resolved, account = resolve([(StackRow("1"), mixed), (StackRow("2"), wide)], MODEL, None, "partial")
+    assert len(resolved.model[Target("a.weight")].ups) == 2
+    assert [item.key for item in account.rows[1].clashes] == ["lora_unet_conv"]
+    assert [item.key for item in account.rows[1].unmatched] == ["nowhere"]
+
+
+def test_nothing_that_matches_is_refused_and_says_what_the_lora_is(generator):
+    with pytest.raises(MatchError, match=r"none of its keys fits this model, first 'nowhere'.*rank 3"):
+        resolve([(StackRow("1"), lora(generator, "nowhere"))], MODEL, None)
+
+
+def test_a_lora_for_another_base_is_refused_with_both_names(generator):
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    with pytest.raises(MatchError, match=r"this LoRA is for SDXL; the model is SD1\.5"):
+        resolve([(StackRow("1"), lora(generator, name, inner=2048))], MODEL, None)
+
+
+def test_a_lora_that_matches_wholly_is_never_refused_for_what_its_metadata_says(generator):
+    tensors = pair("lora_unet_a", generator)
+    said = parse_state_dict(tensors, "x", metadata={"ss_base_model_version": "sdxl_base_v1-0"})
+    resolved, _ = resolve([(StackRow("1"), said)], MODEL, None)
+    assert resolved.model
+
+
+def test_two_modules_of_one_file_for_one_weight_are_not_both_applied(generator):
+    twins = lora(generator, "lora_unet_a", "alias_of_a")
+    resolved, account = resolve([(StackRow("1"), twins)], MODEL, None)
+    assert len(resolved.model[Target("a.weight")].ups) == 1
+    assert "already feeds this weight" in account.rows[0].unmatched[0].reason
+
+
+def test_a_near_miss_names_the_nearest_name(generator):
+    near = lora(generator, "lora_unet_a", "lora_unet_convv")
+    _, account = resolve([(StackRow("1"), near)], MODEL, None)
+    assert "the nearest name is 'lora_unet_conv'" in account.rows[0].unmatched[0].reason
+
+
+def test_an_unknown_matching_mode_is_refused(generator):
+    with pytest.raises(MatchError, match="No matching mode 'loose'"):
+        resolve([(StackRow("1"), lora(generator, "lora_unet_a"))], MODEL, None, "loose")
+
+
+def test_an_empty_stack_resolves_to_nothing_and_says_so():
+    resolved, account = resolve([], MODEL, CLIP)
+    assert not resolved.model
+    assert not resolved.clip
+    assert "No LoRA is switched on" in account.report()

@@ -1,0 +1,96 @@
+"""The node classes without a host: lora_core.host is replaced by fakes that remember what they were given."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LISTED = ["style.safetensors", "dir/character.safetensors"]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What stands for the host's execution blocker."""
+
+    message: str
+
+
+def _package(name: str, path: Path) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__path__ = [str(path)]  # what makes a module a package
+    return module
+
+
+def _fake_host(shown: list[str], applied: list[Any]) -> dict[str, types.ModuleType]:
+    base = "lora_loom.lora_core"
+    errors, account = importlib.import_module(f"{base}.errors"), importlib.import_module(f"{base}.account")
+
+    def find_lora(name: str) -> tuple[str, Path]:
+        if name not in LISTED:
+            raise errors.LoraFileError(f"LoRA '{name}' not found in the loras folders.")
+        return name, Path("/loras") / name
+
+    def apply_stack(stack: Any, model: Any, clip: Any, matching: str = "auto") -> Any:
+        applied.append((stack, model, clip, matching))
+        return types.SimpleNamespace(
+            model=model and f"patched {model}",
+            clip=clip and f"patched {clip}",
+            account=account.Account(),
+            trigger_words="ohwx",
+        )
+
+    interop = importlib.import_module(f"{base}.stack.interop")
+    fakes = {
+        "messages": {"show_on_node": lambda text, _: shown.append(text), "stop_with": Stop},
+        "paths": {"find_lora": find_lora, "lora_names": lambda: list(LISTED)},
+        "stacking": {
+            "apply_stack": apply_stack,
+            "check_names": lambda stack: [find_lora(row.name) for row in stack.rows],
+            "stack_stamp": lambda stack: repr([row.name for row in stack.rows]),
+            "outgoing": lambda stack: interop.StackList(stack, [row.name for row in stack.rows]),
+            "in_memory_row": lambda tensors, model, clip: importlib.import_module(f"{base}.stack.rows").StackRow(
+                f"memory of {len(tensors)}", model, clip
+            ),
+            "account_for": lambda adapter, model, clip: None,
+            "load_named": None,
+        },
+    }
+    modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}
+    for name, members in fakes.items():
+        modules[f"{base}.host.{name}"] = module = types.ModuleType(f"{base}.host.{name}")
+        module.__dict__.update(members)
+    return modules
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The mappings, and what the fakes saw."""
+
+    nodes: dict[str, type]
+    titles: dict[str, str]
+    shown: list[str]
+    applied: list[Any]
+
+
+@pytest.fixture
+def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pack]:
+    """The node classes over a fake host, gone again after the test."""
+    before = set(sys.modules)
+    shown: list[str] = []
+    applied: list[Any] = []
+    monkeypatch.setitem(sys.modules, "lora_loom", _package("lora_loom", ROOT))
+    for name, module in _fake_host(shown, applied).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    loaded = importlib.import_module("lora_loom.nodes")
+    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, shown, applied)
+    for name in set(sys.modules) - before:
+        if name.startswith("lora_loom"):
+            del sys.modules[name]

@@ -1,0 +1,74 @@
+"""What the nodes hand to the core, and what they hand out."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_the_loader_hands_one_row_over_and_gives_clones_out(pack):
+    model, clip, words, report = pack.nodes["LoomLoader"]().load("M", "style.safetensors", 0.8, 0.5, clip="C")
+    stack, *rest = pack.applied[0]
+    assert [(row.name, row.model, row.clip) for row in stack.rows] == [("style.safetensors", 0.8, 0.5)]
+    assert rest == ["M", "C", "auto"]
+    assert (model, clip, words) == ("patched M", "patched C", "ohwx")
+    assert isinstance(report, str)
+
+
+def test_an_unconnected_clip_stops_whoever_reads_it_with_a_plain_message(pack):
+    _, clip, *_ = pack.nodes["LoomLoader"]().load("M", "style.safetensors", 1.0, 1.0)
+    assert clip.message == "Loom Loader has no CLIP connected, so it has none to give. Connect CLIP to Loom Loader."
+
+
+def test_a_stack_without_a_model_only_hands_the_stack_on(pack):
+    model, clip, stack, words = pack.nodes["LoomStack"]().stack('[{"lora": "style.safetensors", "model": 0.8}]')
+    assert "no MODEL connected" in model.message
+    assert "no CLIP connected" in clip.message
+    assert stack == [("style.safetensors", 0.8, 0.8)]
+    assert words == "ohwx"
+
+
+def test_rows_come_in_the_order_incoming_own_memory(pack):
+    _, _, stack, _ = pack.nodes["LoomStack"]().stack(
+        '[{"lora": "style.safetensors"}]',
+        model="M",
+        lora_stack=[("dir/character.safetensors", 0.9, 0.9)],
+        lora_model={"x": 1, "y": 2},
+        lora_model_strength=0.4,
+        lora_clip_strength=0.3,
+    )
+    assert stack == [("dir/character.safetensors", 0.9, 0.9), ("style.safetensors", 1.0, 1.0), ("memory of 2", 0.4, 0.3)]
+
+
+def test_an_incoming_stack_is_not_changed(pack):
+    incoming = [("dir/character.safetensors", 0.9, 0.9)]
+    pack.nodes["LoomStack"]().stack('[{"lora": "style.safetensors"}]', lora_stack=incoming)
+    assert incoming == [("dir/character.safetensors", 0.9, 0.9)]
+
+
+def test_apply_reads_a_stack_of_another_pack(pack):
+    pack.nodes["LoomApply"]().apply("M", [("style.safetensors", 0.8, 0.5, "additive", "*")], matching="strict")
+    stack, model, clip, matching = pack.applied[0]
+    assert [(row.name, row.model, row.clip) for row in stack.rows] == [("style.safetensors", 0.8, 0.5)]
+    assert (model, clip, matching) == ("M", None, "strict")
+
+
+@pytest.mark.parametrize("node_id", ["LoomLoader", "LoomInspect"])
+def test_a_missing_file_is_refused_before_the_graph_runs(node_id, pack):
+    validate = pack.nodes[node_id].VALIDATE_INPUTS
+    assert validate("style.safetensors") is True
+    assert "LoRA 'gone.safetensors' not found" in validate("gone.safetensors")
+    assert validate(None) is True
+
+
+def test_bad_rows_are_refused_before_the_graph_runs(pack):
+    validate = pack.nodes["LoomStack"].VALIDATE_INPUTS
+    assert validate('[{"lora": "style.safetensors"}]') is True
+    assert "not JSON" in validate("{")
+    assert "'gone'" in validate('[{"lora": "gone"}]')
+    assert validate(None) is True
+
+
+def test_a_change_of_file_is_a_change_of_the_node(pack):
+    changed = pack.nodes["LoomStack"].IS_CHANGED
+    assert changed('[{"lora": "a"}]') != changed('[{"lora": "b"}]')
+    assert changed(None) == ""

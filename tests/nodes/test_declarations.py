@@ -1,0 +1,62 @@
+"""What the nodes declare: frozen ids and inputs, words for everything a person sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FROZEN = Path(__file__).with_name("frozen_api.json")
+
+
+def declared(nodes: dict[str, type]) -> dict:
+    """Ids, inputs in order with their types, and outputs: what saved workflows rely on."""
+    api = {}
+    for node_id, node in nodes.items():
+        inputs = node.INPUT_TYPES()
+        api[node_id] = {
+            "inputs": [
+                [section, name, spec[0] if isinstance(spec[0], str) else "COMBO"]
+                for section in ("required", "optional")
+                for name, spec in inputs.get(section, {}).items()
+            ],
+            "outputs": list(node.RETURN_TYPES),
+        }
+    return api
+
+
+def test_ids_inputs_and_outputs_only_ever_grow(pack):
+    frozen, now = json.loads(FROZEN.read_text("utf-8")), declared(pack.nodes)
+    for node_id, api in frozen.items():
+        assert node_id in now
+        assert now[node_id]["inputs"][: len(api["inputs"])] == api["inputs"]
+        assert now[node_id]["outputs"][: len(api["outputs"])] == api["outputs"]
+    assert now == frozen, "a node grew: append what is new to frozen_api.json"
+
+
+def test_every_input_and_output_has_words(pack):
+    for node_id, node in pack.nodes.items():
+        inputs = node.INPUT_TYPES()
+        for section in ("required", "optional"):
+            for name, spec in inputs.get(section, {}).items():
+                assert spec[1].get("tooltip"), f"{node_id}.{name}"
+        assert node.DESCRIPTION
+        assert node.SEARCH_ALIASES
+        assert node.CATEGORY == "LoRA Loom"
+        assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_NAMES) == len(node.RETURN_TYPES)
+        assert pack.titles[node_id].startswith("Loom ")
+
+
+def test_every_node_has_a_help_page_that_names_its_inputs(pack):
+    for node_id, node in pack.nodes.items():
+        page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
+        inputs = node.INPUT_TYPES()
+        for section in ("required", "optional"):
+            for name in inputs.get(section, {}):
+                assert f"`{name}`" in page, f"{node_id}.md does not explain {name}"
+
+
+def test_no_input_is_a_truth_value_for_is_changed(pack):
+    for node in pack.nodes.values():
+        if hasattr(node, "IS_CHANGED"):
+            assert isinstance(node.IS_CHANGED(), str)
