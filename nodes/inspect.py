@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lora_core.files.metadata import joined_words
+from ..lora_core.host.messages import show_on_node
 from ..lora_core.host.paths import find_lora, lora_names
 from ..lora_core.host.stacking import account_for, load_named, stack_stamp
 from ..lora_core.report import inspect_report
@@ -49,6 +50,7 @@ class LoomInspect:
     ) -> dict[str, Any]:
         adapter = load_named(lora_name)
         report = inspect_report(adapter, account_for(adapter, model, clip))
+        show_on_node(report, unique_id)
         return {"ui": {"text": [report]}, "result": (report, joined_words((adapter,)))}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.host.messages import show_on_node
+from ..lora_core.host.messages import warn_on_node
 from ..lora_core.host.paths import find_lora, lora_names
 from ..lora_core.host.stacking import apply_stack, stack_stamp
 from ..lora_core.stack.rows import LoraStack, StackRow
@@ -56,7 +56,7 @@ class LoomLoader:
     ) -> tuple[Any, ...]:
         stack = LoraStack((StackRow(lora_name, strength_model, strength_clip),))
         applied = apply_stack(stack, model, clip, matching)
-        show_on_node("\n".join(applied.account.warnings), unique_id)
+        warn_on_node(applied.account.warnings, unique_id)
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Loader")
         return applied.model, clip_out, applied.trigger_words, applied.account.report()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.host.messages import show_on_node
+from ..lora_core.host.messages import warn_on_node
 from ..lora_core.host.stacking import apply_stack, check_names, in_memory_row, outgoing, stack_stamp
 from ..lora_core.stack.interop import read_lora_stack
 from ..lora_core.stack.rows import LoraStack
@@ -75,7 +75,7 @@ class LoomStack:
         if lora_model is not None:
             whole += LoraStack((in_memory_row(lora_model, lora_model_strength, lora_clip_strength),))
         applied = apply_stack(whole, model, clip, matching)
-        show_on_node("\n".join(applied.account.warnings), unique_id)
+        warn_on_node(applied.account.warnings, unique_id)
         model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
         return model_out, clip_out, outgoing(whole), applied.trigger_words
@@ -105,7 +105,7 @@ class LoomApply:
         self, model: Any, lora_stack: Any, clip: Any = None, matching: str = "auto", unique_id: str | None = None
     ) -> tuple[Any, ...]:
         applied = apply_stack(read_lora_stack(lora_stack), model, clip, matching)
-        show_on_node("\n".join(applied.account.warnings), unique_id)
+        warn_on_node(applied.account.warnings, unique_id)
         return applied.model, _spec.connected(applied.clip, "CLIP", "Loom Apply"), applied.account.report()
 
 

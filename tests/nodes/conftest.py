@@ -49,7 +49,11 @@ def _fake_host(shown: list[str], applied: list[Any]) -> dict[str, types.ModuleTy
 
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
-        "messages": {"show_on_node": lambda text, _: shown.append(text), "stop_with": Stop},
+        "messages": {
+            "show_on_node": lambda text, _: shown.append(text),
+            "warn_on_node": lambda warnings, _: shown.extend(warnings),
+            "stop_with": Stop,
+        },
         "paths": {"find_lora": find_lora, "lora_names": lambda: list(LISTED)},
         "stacking": {
             "apply_stack": apply_stack,

@@ -1,0 +1,281 @@
+"""bench stack: N core LoraLoader nodes in a chain against LoomStack + LoomApply, on an SD1.5-size UNet.
+
+Both go through the host's own load path, in one process, turn by turn. Cases, each for fp16 and fp32 and N LoRAs of
+rank 32:
+  nodes   the nodes run again after a strength change, files already read
+  load    the patched model loaded from the unpatched one
+  change  a strength change to ready: the nodes again, then the load
+  memory  peak resident memory of a change, above the model itself
+  error   || patched - exact || against a float64 computation
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import importlib
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy.cli_args import args as host_args
+
+host_args.cpu = not torch.cuda.is_available()
+
+import comfy.model_management  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import folder_paths  # noqa: E402
+import safetensors.torch  # noqa: E402
+
+from tools.benching import BenchRow, interleaved, median_row, publish  # noqa: E402
+
+# By name: a checker that sees our own `nodes` first would look for LoraLoader there.
+host_nodes: Any = importlib.import_module("nodes")
+
+RANK = 32
+ALPHA = 16.0
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+_SD15 = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "context_dim": 768,
+    "num_heads": 8,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "legacy": False,
+}
+
+
+def make_model(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
+    """The real SD1.5 UNet (860 M parameters) with seeded random weights."""
+    config = comfy.supported_models.SD15(dict(_SD15))
+    config.set_inference_dtype(dtype, None)
+    inner = config.get_model({}, device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in inner.diffusion_model.parameters():
+        parameter.requires_grad_(False)
+        parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.03).to(dtype)
+    load = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(inner, load_device=load, offload_device=torch.device("cpu"))
+
+
+def write_loras(model: Any, folder: Path, count: int) -> list[str]:
+    """`count` LoRAs in kohya naming for the attention and feed-forward layers, as most trainers make them."""
+    shapes = {k: tuple(v.shape) for k, v in model.model.state_dict().items()}
+    adapted = {k: s for k, s in shapes.items() if k.endswith(".weight") and _is_adapted(k, s)}
+    for index in range(count):
+        generator = torch.Generator().manual_seed(100 + index)
+        tensors = {}
+        for key, shape in adapted.items():
+            name = "lora_unet_" + key[len("diffusion_model.") : -len(".weight")].replace(".", "_")
+            ones = (1,) * (len(shape) - 2)
+            tensors[f"{name}.lora_up.weight"] = torch.randn(shape[0], RANK, *ones, generator=generator) * 0.02
+            tensors[f"{name}.lora_down.weight"] = torch.randn(RANK, *shape[1:], generator=generator) * 0.02
+            tensors[f"{name}.alpha"] = torch.tensor(ALPHA)
+        safetensors.torch.save_file({k: v.half() for k, v in tensors.items()}, folder / f"lora_{index}.safetensors")
+    return [f"lora_{index}.safetensors" for index in range(count)]
+
+
+def _is_adapted(key: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) >= 2 and ("transformer_blocks" in key or ".proj_in." in key or ".proj_out." in key)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of stacking. nodes(first strength) -> the patched MODEL."""
+
+    nodes: Callable[[float], Any]
+
+    def ready(self, first: float) -> Any:
+        model = self.nodes(first)
+        load(model)
+        return model
+
+
+def load(model: Any) -> None:
+    comfy.model_management.load_models_gpu([model], force_full_load=True)
+
+
+def core_side(model: Any, names: list[str]) -> Side:
+    loaders = [host_nodes.LoraLoader() for _ in names]
+
+    def run(first: float) -> Any:
+        patched = model
+        for index, (loader, name) in enumerate(zip(loaders, names, strict=True)):
+            strength = first if index == 0 else 0.8
+            patched, _ = loader.load_lora(patched, None, name, strength, strength)
+        return patched
+
+    return Side(run)
+
+
+def our_side(model: Any, names: list[str]) -> Side:
+    pack = _load_pack()
+    stack, apply = pack.NODE_CLASS_MAPPINGS["LoomStack"](), pack.NODE_CLASS_MAPPINGS["LoomApply"]()
+
+    def run(first: float) -> Any:
+        rows = [f'{{"lora": "{name}", "model": {first if i == 0 else 0.8}}}' for i, name in enumerate(names)]
+        lora_stack = stack.stack(f"[{', '.join(rows)}]")[2]
+        return apply.apply(model, lora_stack)[0]
+
+    return Side(run)
+
+
+def _load_pack() -> Any:
+    """The pack as the host loads it: a package made from its folder."""
+    root = Path(__file__).resolve().parent.parent
+    if "lora_loom" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "lora_loom", root / "__init__.py", submodule_search_locations=[str(root)]
+        )
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{root} holds no pack")
+        sys.modules["lora_loom"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules["lora_loom"]
+
+
+def bench_case(dtype: str, model: Any, names: list[str], rounds: int) -> list[BenchRow]:
+    case = f"{dtype} N={len(names)}"
+    ours, core = our_side(model, names), core_side(model, names)
+    for side in (ours, core):
+        side.ready(0.8)
+    strengths = iter(0.5 + 0.01 * step for step in range(10_000))
+    rows = [
+        median_row(
+            f"nodes {case}",
+            *interleaved(lambda: ours.nodes(next(strengths)), lambda: core.nodes(next(strengths)), 3 * rounds),
+        )
+    ]
+    rows.append(median_row(f"load {case}", *_loads(model, ours, core, rounds)))
+    rows.append(median_row(f"change {case}", *_changes(ours, core, rounds, strengths)))
+    rows.append(_memory(case, model, ours, core))
+    rows.append(_error(case, model, ours, core, names))
+    return rows
+
+
+def _loads(model: Any, ours: Side, core: Side, rounds: int) -> tuple[list[float], list[float]]:
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, times in zip((ours, core), taken, strict=True):
+            load(model)
+            patched = side.nodes(0.8)
+            times += interleaved(lambda p=patched: load(p), lambda: None, 1)[0]
+    return taken
+
+
+def _changes(ours: Side, core: Side, rounds: int, strengths: Any) -> tuple[list[float], list[float]]:
+    """Each side changes from its own previous strength: the state before is its own patched model."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, times in zip((ours, core), taken, strict=True):
+            kept = side.ready(next(strengths))
+            times += interleaved(lambda s=side: s.ready(next(strengths)) and None, lambda: None, 1)[0]
+            del kept
+    return taken
+
+
+def _memory(case: str, model: Any, ours: Side, core: Side) -> BenchRow:
+    peaks = []
+    for side in (ours, core):
+        load(model)
+        before = _reset_peak()
+        side.ready(0.7)
+        peaks.append((_peak() - before) / 2**20)
+    return BenchRow(f"memory {case}", "MiB", max(peaks[0], 1.0), peaks[1])
+
+
+def _reset_peak() -> int:
+    """Bytes in use now; the peak counts from here."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    # Freed memory that the allocator keeps would hide a later peak.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _error(case: str, model: Any, ours: Side, core: Side, names: list[str]) -> BenchRow:
+    """Frobenius norm of patched - exact over a sample of weights, exact in float64."""
+    load(model)
+    state = model.model.state_dict()
+    files = [safetensors.torch.load_file(folder_paths.get_full_path_or_raise("loras", name)) for name in names]
+    keys = [k for k in state if k.endswith(".weight") and _is_adapted(k, tuple(state[k].shape)) and _has(k, files[0])]
+    sample = keys[:: max(1, len(keys) // 24)]
+    exact = {key: _exact(key, state[key], files) for key in sample}
+    errors = []
+    for side in (ours, core):
+        patched = side.ready(0.8)
+        live = patched.model.state_dict()
+        errors.append(sum(float((live[k].cpu().double() - exact[k]).square().sum()) for k in sample) ** 0.5)
+    return BenchRow(f"error {case}", "norm", errors[0], errors[1])
+
+
+def _name(key: str) -> str:
+    return "lora_unet_" + key[len("diffusion_model.") : -len(".weight")].replace(".", "_")
+
+
+def _has(key: str, tensors: dict[str, torch.Tensor]) -> bool:
+    return f"{_name(key)}.lora_up.weight" in tensors
+
+
+def _exact(key: str, weight: torch.Tensor, files: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    total = weight.detach().cpu().double().clone()
+    for tensors in files:
+        up = tensors[f"{_name(key)}.lora_up.weight"].double().flatten(1)
+        down = tensors[f"{_name(key)}.lora_down.weight"].double().flatten(1)
+        total += (0.8 * ALPHA / RANK) * (up @ down).reshape(total.shape)
+    return total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench stack", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", help="write the table to this file")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side per case")
+    parser.add_argument("--counts", type=int, nargs="*", default=[1, 2, 4, 8], help="LoRAs in the stack")
+    parser.add_argument("--dtypes", nargs="*", default=list(DTYPES), choices=list(DTYPES))
+    options = parser.parse_args()
+    rows: list[BenchRow] = []
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        folder_paths.add_model_folder_path("loras", folder)
+        for dtype in options.dtypes:
+            model = make_model(DTYPES[dtype])
+            names = write_loras(model, Path(folder), max(options.counts))
+            for count in options.counts:
+                print(f"stack {dtype} N={count} ...", flush=True)
+                rows += bench_case(dtype, model, names[:count], options.rounds)
+            comfy.model_management.unload_all_models()
+            del model
+    publish("stack", rows, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,84 @@
+"""What every benchmark needs: the machine in words, interleaved timing, a table and a JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One case. ratio = rival / ours: for time, memory and error, above 1 is better for us."""
+
+    case: str
+    unit: str
+    ours: float
+    rival: float
+
+    @property
+    def ratio(self) -> float:
+        return self.rival / self.ours
+
+
+def interleaved(
+    ours: Callable[[], None], rival: Callable[[], None], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Wall seconds of both, taken turn by turn in this process, so that a slow moment hits both."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds):
+        order = ((ours, taken[0]), (rival, taken[1]))
+        for run, times in order if turn % 2 == 0 else order[::-1]:
+            times.append(seconds(run))
+    return taken
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Wall seconds of one call, with the accelerator's work finished."""
+    _synchronize()
+    start = time.perf_counter()
+    run()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def median_row(case: str, ours: Iterable[float], rival: Iterable[float], unit: str = "s") -> BenchRow:
+    return BenchRow(case, unit, statistics.median(ours), statistics.median(rival))
+
+
+def machine() -> str:
+    """CPU and accelerator model, threads and torch, without any name of the computer."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text("utf-8", "replace").splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    return f"{cpu}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}"
+
+
+def publish(bench: str, rows: list[BenchRow], path: str | None) -> None:
+    """Print the table; write the JSON where asked."""
+    width = max(len(row.case) for row in rows)
+    print(f"\n{bench} on {machine()}; ratio = rival / ours, above 1 is better")
+    print(f"{'case':<{width}}  {'ours':>10}  {'rival':>10}  {'ratio':>7}  unit")
+    for row in rows:
+        print(f"{row.case:<{width}}  {row.ours:10.4g}  {row.rival:10.4g}  {row.ratio:6.2f}x  {row.unit}")
+    if path:
+        document = {
+            "bench": bench,
+            "machine": machine(),
+            "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
+        }
+        Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,175 @@
+"""The demo: run the example workflows on the toy model, then show by figures and pictures whether stacking works.
+
+Started by `python dev.py demo`. It boots the real ComfyUI with the pack, queues the toy twins of the example
+workflows as they are, then the style and character one with both LoRAs off, each alone, and both, over many seeds.
+A rule-based reader (tools/toy_reader.py, which knows neither model nor LoRAs) says how often the style and the
+character are seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from tools.devkit.base_directory import TOY_WORKFLOWS, standard_base
+from tools.devkit.environment import ROOT, located
+from tools.devkit.host_client import HostClient
+from tools.devkit.host_process import running_host
+from tools.toy_reader import Reading, read
+from tools.workflow_graph import api_prompt
+
+WANTED_WHEN_STACKED = 0.75
+SHOWN_SEEDS = 8
+_CELL, _LABEL, _HEAD = 192, 150, 34
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row of the sheet: which rows of the stack are switched on."""
+
+    title: str
+    style: bool
+    character: bool
+
+
+CONDITIONS = (
+    Condition("no LoRA", False, False),
+    Condition("style", True, False),
+    Condition("character", False, True),
+    Condition("both", True, True),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The pictures of one condition and what the reader saw in them, one a seed."""
+
+    condition: Condition
+    pictures: tuple[Image.Image, ...]
+    readings: tuple[Reading, ...]
+
+    @property
+    def style_rate(self) -> float:
+        return sum(reading.style for reading in self.readings) / len(self.readings)
+
+    @property
+    def character_rate(self) -> float:
+        return sum(reading.character for reading in self.readings) / len(self.readings)
+
+
+def switched(prompt: dict[str, Any], condition: Condition, seed: int) -> dict[str, Any]:
+    """The style and character workflow with its rows on or off and another seed."""
+    changed = copy.deepcopy(prompt)
+    for node in changed.values():
+        if node["class_type"] == "LoomStack":
+            stack = json.loads(node["inputs"]["rows"])
+            for row in stack["rows"]:
+                row["on"] = condition.style if row["role"] == "style" else condition.character
+            node["inputs"]["rows"] = json.dumps(stack)
+        elif node["class_type"] == "KSampler":
+            node["inputs"]["seed"] = seed
+    return changed
+
+
+def picture_of(client: HostClient, prompt: dict[str, Any]) -> Image.Image:
+    """Run a workflow and fetch its picture."""
+    finished = client.run(prompt, timeout=600)
+    return Image.open(io.BytesIO(client.fetch_image(finished.images()[0]))).convert("RGB")
+
+
+def see(client: HostClient, prompt: dict[str, Any], condition: Condition, seeds: int) -> Seen:
+    pictures = []
+    for seed in range(1, seeds + 1):
+        pictures.append(picture_of(client, switched(prompt, condition, seed)))
+        print(f"\r  {condition.title}: {seed} of {seeds} seeds", end="", flush=True)
+    print()
+    return Seen(condition, tuple(pictures), tuple(read(picture) for picture in pictures))
+
+
+def sheet(rows: list[Seen], prompt_text: str) -> Image.Image:
+    """A labelled contact sheet: one row a condition, the first seeds side by side."""
+    columns = min(SHOWN_SEEDS, len(rows[0].pictures))
+    canvas = Image.new("RGB", (_LABEL + columns * _CELL, 2 * _HEAD + len(rows) * _CELL), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((8, 10), f'LoRA Loom on the toy model, prompt: "{prompt_text}"', fill="black", font_size=18)
+    for column in range(columns):
+        draw.text((_LABEL + column * _CELL + 8, _HEAD + 8), f"seed {column + 1}", fill="black", font_size=15)
+    for index, seen in enumerate(rows):
+        top = 2 * _HEAD + index * _CELL
+        draw.text((8, top + 40), seen.condition.title, fill="black", font_size=20)
+        rates = f"style {seen.style_rate:.0%}\ncharacter {seen.character_rate:.0%}"
+        draw.text((8, top + 72), rates, fill="black", font_size=15)
+        for column, picture in enumerate(seen.pictures[:columns]):
+            canvas.paste(picture.resize((_CELL - 4, _CELL - 4)), (_LABEL + column * _CELL, top))
+    return canvas
+
+
+def table(rows: list[Seen]) -> str:
+    """The measured rates as text."""
+    lines = [f"{'stack':<12}{'style seen':>14}{'character seen':>18}"]
+    for seen in rows:
+        count = len(seen.readings)
+        style, character = round(seen.style_rate * count), round(seen.character_rate * count)
+        lines.append(
+            f"{seen.condition.title:<12}{f'{style} of {count}':>14}{f'{character} of {count}':>18}"
+        )
+    return "\n".join(lines)
+
+
+def text_of(prompt: dict[str, Any]) -> str:
+    """The positive prompt of a workflow."""
+    sampler = next(node for node in prompt.values() if node["class_type"] == "KSampler")
+    return prompt[sampler["inputs"]["positive"][0]]["inputs"]["text"]
+
+
+def run_examples(client: HostClient, out: Path) -> dict[str, dict[str, Any]]:
+    """Queue every toy workflow as it is, keep its picture; the prompts by name."""
+    info = client.object_info()
+    prompts = {}
+    for file in sorted(TOY_WORKFLOWS.glob("*.json")):
+        prompts[file.stem] = api_prompt(json.loads(file.read_text("utf-8")), info)
+        picture_of(client, prompts[file.stem]).save(out / f"{file.stem}.png")
+        print(f"  {file.stem}: {out.name}/{file.stem}.png")
+    return prompts
+
+
+def stacking_works(rows: list[Seen]) -> bool:
+    """Whether the stacked row shows both, and the row without LoRAs shows neither."""
+    none, both = rows[0], rows[-1]
+    shown = min(both.style_rate, both.character_rate) >= WANTED_WHEN_STACKED
+    return shown and none.style_rate == none.character_rate == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dev.py demo", description="Run the examples on the toy model.")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="where the pictures go")
+    parser.add_argument("--seeds", type=int, default=16, help="pictures for each row of the sheet")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    environment = located()
+    base = standard_base(environment.home / "demo")
+    print("Starting ComfyUI with LoRA Loom ...", flush=True)
+    with running_host(environment, base) as host:
+        client = HostClient(host.url)
+        print("The example workflows on the toy model:")
+        prompt = run_examples(client, options.out)["style_and_character"]
+        print(f'Style and character, prompt "{text_of(prompt)}":')
+        rows = [see(client, prompt, condition, options.seeds) for condition in CONDITIONS]
+    sheet(rows, text_of(prompt)).save(options.out / "sheet.png")
+    print(f"\n{table(rows)}\n\nThe sheet: {os.path.relpath(options.out / 'sheet.png')}")
+    if not stacking_works(rows):
+        print(f"Stacking does not work here: both should be seen in {WANTED_WHEN_STACKED:.0%} or more.")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,105 @@
+"""Workflows in the page's own format, built node by node; and the way back to what the server runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# What the page writes into the nodes of a pack, so that a missing pack can be named and installed.
+PACK = {"cnr_id": "lora-loom", "ver": "0.1.0"}
+CORE = {"cnr_id": "comfy-core", "ver": "0.3.75"}
+# Seeds have a second widget behind them in the page: what to do after a run.
+_SEED_FOLLOWER = "control_after_generate"
+
+
+@dataclass
+class Graph:
+    """A workflow that grows by `add`; `document` is the JSON of the page (format 0.4)."""
+
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    links: list[list[Any]] = field(default_factory=list)
+
+    def add(
+        self,
+        kind: str,
+        at: tuple[int, int],
+        size: tuple[int, int],
+        outputs: list[tuple[str, str]],
+        inputs: list[tuple[str, str, tuple[int, int] | None]] | None = None,
+        widgets: list[Any] | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> int:
+        """Append a node and return its id. inputs: (name, type, (source id, output index) or None)."""
+        node_id = len(self.nodes) + 1
+        source = PACK if kind.startswith("Loom") else CORE
+        node = {
+            "id": node_id,
+            "type": kind,
+            "pos": list(at),
+            "size": list(size),
+            "flags": {},
+            "order": node_id - 1,
+            "mode": 0,
+            "inputs": [self._input(node_id, slot, *spec) for slot, spec in enumerate(inputs or [])],
+            "outputs": [
+                {"name": name, "type": kind_, "links": [], "slot_index": slot}
+                for slot, (name, kind_) in enumerate(outputs)
+            ],
+            "properties": {"Node name for S&R": kind, **source, **(properties or {})},
+            "widgets_values": widgets or [],
+        }
+        self.nodes.append(node)
+        return node_id
+
+    def _input(
+        self, node_id: int, slot: int, name: str, kind: str, source: tuple[int, int] | None
+    ) -> dict[str, Any]:
+        if source is None:
+            return {"name": name, "type": kind, "link": None}
+        link = len(self.links) + 1
+        self.links.append([link, source[0], source[1], node_id, slot, kind])
+        self.nodes[source[0] - 1]["outputs"][source[1]]["links"].append(link)
+        return {"name": name, "type": kind, "link": link}
+
+    def note(self, at: tuple[int, int], size: tuple[int, int], text: str) -> None:
+        """Words on the canvas; never run."""
+        self.add("MarkdownNote", at, size, [], widgets=[text])
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": [],
+            "config": {},
+            "extra": {},
+            "version": 0.4,
+        }
+
+
+def api_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """What the page would send for a workflow: {node id: {class_type, inputs}}. Notes are left out."""
+    origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        if node["type"] not in object_info:
+            continue
+        inputs = dict(zip(_widget_names(object_info[node["type"]]), node["widgets_values"], strict=True))
+        inputs.pop(_SEED_FOLLOWER, None)
+        inputs |= {i["name"]: origins[i["link"]] for i in node["inputs"] if i["link"] is not None}
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def _widget_names(info: dict[str, Any]) -> list[str]:
+    """The inputs that are widgets, in the order in which a workflow holds their values."""
+    names = []
+    for section in ("required", "optional"):
+        for name in info["input_order"].get(section, []):
+            kind, *options = info["input"][section][name]
+            if isinstance(kind, list) or kind in {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}:
+                names.append(name)
+                if options and options[0].get(_SEED_FOLLOWER):
+                    names.append(_SEED_FOLLOWER)
+    return names
