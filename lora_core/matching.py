@@ -30,9 +30,13 @@ def check(account: RowAccount, matching: str) -> None:
         )
 
 
+# (LoRA's base, model's base) that people combine on purpose: the model is a pruned child of that base.
+_RELATED = {("Flux", "Chroma")}
+
+
 def _other_base(account: RowAccount) -> str | None:
     lora, model = account.lora_base, account.model_base
-    if lora is None or model is None or lora == model or not account.model.total:
+    if lora is None or model is None or lora == model or (lora, model) in _RELATED or not account.model.total:
         return None
     return (
         f"this LoRA is for {lora}; the model is {model} "

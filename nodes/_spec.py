@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
+from ..lora_core.account import Account
 from ..lora_core.errors import LoraError
 from ..lora_core.host.messages import stop_with
 from ..lora_core.matching import MATCHING
+
+log = logging.getLogger(__name__)
 
 CATEGORY = "LoRA Loom"
 
@@ -52,6 +56,20 @@ def verdict(check: Callable[[], object]) -> Literal[True] | str:
     except LoraError as error:
         return str(error)
     return True
+
+
+def report(account: Account | None) -> str:
+    """The account as text, empty where nothing was matched; warnings go into the log."""
+    if account is None:
+        return ""
+    if account.warnings:
+        log.warning("LoRA Loom: %s", "\n".join(account.warnings))
+    return account.report()
+
+
+def shown(text: str, *outputs: Any) -> dict[str, Any]:
+    """The answer of a node that shows a text under itself."""
+    return {"ui": {"text": [text] if text else []}, "result": outputs}
 
 
 def connected(value: Any, socket: str, node: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..lora_core.files.metadata import joined_words
-from ..lora_core.host.messages import show_on_node
 from ..lora_core.host.paths import find_lora, lora_names
 from ..lora_core.host.stacking import account_for, load_named, stack_stamp
 from ..lora_core.report import inspect_report
@@ -34,7 +33,6 @@ class LoomInspect:
                 "model": ("MODEL", {"tooltip": "Connect to see which keys fit this model."}),
                 "clip": ("CLIP", {"tooltip": "Connect to see which text-encoder keys fit."}),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
     @classmethod
@@ -45,13 +43,10 @@ class LoomInspect:
     def IS_CHANGED(cls, lora_name: str | None = None, **_: Any) -> str:
         return "" if lora_name is None else stack_stamp(LoraStack((StackRow(lora_name),)))
 
-    def inspect(
-        self, lora_name: str, model: Any = None, clip: Any = None, unique_id: str | None = None
-    ) -> dict[str, Any]:
+    def inspect(self, lora_name: str, model: Any = None, clip: Any = None) -> dict[str, Any]:
         adapter = load_named(lora_name)
         report = inspect_report(adapter, account_for(adapter, model, clip))
-        show_on_node(report, unique_id)
-        return {"ui": {"text": [report]}, "result": (report, joined_words((adapter,)))}
+        return _spec.shown(report, report, joined_words((adapter,)))
 
 
 NODE_CLASS_MAPPINGS = {"LoomInspect": LoomInspect}

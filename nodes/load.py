@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.host.messages import warn_on_node
 from ..lora_core.host.paths import find_lora, lora_names
 from ..lora_core.host.stacking import apply_stack, stack_stamp
 from ..lora_core.stack.rows import LoraStack, StackRow
@@ -33,7 +32,6 @@ class LoomLoader:
                 "strength_clip": _spec.strength(1.0, "the text encoder"),
             },
             "optional": {"clip": _spec.CLIP_INPUT, "matching": _spec.matching()},
-            "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
     @classmethod
@@ -52,13 +50,12 @@ class LoomLoader:
         strength_clip: float,
         clip: Any = None,
         matching: str = "auto",
-        unique_id: str | None = None,
-    ) -> tuple[Any, ...]:
+    ) -> dict[str, Any]:
         stack = LoraStack((StackRow(lora_name, strength_model, strength_clip),))
         applied = apply_stack(stack, model, clip, matching)
-        warn_on_node(applied.account.warnings, unique_id)
+        report = _spec.report(applied.account)
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Loader")
-        return applied.model, clip_out, applied.trigger_words, applied.account.report()
+        return _spec.shown(report, applied.model, clip_out, applied.trigger_words, report)
 
 
 NODE_CLASS_MAPPINGS = {"LoomLoader": LoomLoader}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.host.messages import warn_on_node
 from ..lora_core.host.stacking import apply_stack, check_names, in_memory_row, outgoing, stack_stamp
 from ..lora_core.stack.interop import read_lora_stack
 from ..lora_core.stack.rows import LoraStack
@@ -48,7 +47,6 @@ class LoomStack:
                 "lora_clip_strength": _spec.strength(1.0, "the text encoder (for the LORA_MODEL input)"),
                 "matching": _spec.matching(),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
     @classmethod
@@ -69,16 +67,16 @@ class LoomStack:
         lora_model_strength: float = 1.0,
         lora_clip_strength: float = 1.0,
         matching: str = "auto",
-        unique_id: str | None = None,
-    ) -> tuple[Any, ...]:
+    ) -> dict[str, Any]:
         whole = read_lora_stack(lora_stack) + parse_rows(rows)
         if lora_model is not None:
             whole += LoraStack((in_memory_row(lora_model, lora_model_strength, lora_clip_strength),))
         applied = apply_stack(whole, model, clip, matching)
-        warn_on_node(applied.account.warnings, unique_id)
         model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
-        return model_out, clip_out, outgoing(whole), applied.trigger_words
+        return _spec.shown(
+            _spec.report(applied.account), model_out, clip_out, outgoing(whole), applied.trigger_words
+        )
 
 
 class LoomApply:
@@ -98,15 +96,12 @@ class LoomApply:
                 "lora_stack": ("LORA_STACK", {"tooltip": "Rows of (name, model strength, clip strength)."}),
             },
             "optional": {"clip": _spec.CLIP_INPUT, "matching": _spec.matching()},
-            "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
-    def apply(
-        self, model: Any, lora_stack: Any, clip: Any = None, matching: str = "auto", unique_id: str | None = None
-    ) -> tuple[Any, ...]:
+    def apply(self, model: Any, lora_stack: Any, clip: Any = None, matching: str = "auto") -> dict[str, Any]:
         applied = apply_stack(read_lora_stack(lora_stack), model, clip, matching)
-        warn_on_node(applied.account.warnings, unique_id)
-        return applied.model, _spec.connected(applied.clip, "CLIP", "Loom Apply"), applied.account.report()
+        report = _spec.report(applied.account)
+        return _spec.shown(report, applied.model, _spec.connected(applied.clip, "CLIP", "Loom Apply Stack"), report)
 
 
 NODE_CLASS_MAPPINGS = {"LoomStack": LoomStack, "LoomApply": LoomApply}

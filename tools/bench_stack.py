@@ -131,8 +131,8 @@ def our_side(model: Any, names: list[str]) -> Side:
 
     def run(first: float) -> Any:
         rows = [f'{{"lora": "{name}", "model": {first if i == 0 else 0.8}}}' for i, name in enumerate(names)]
-        lora_stack = stack.stack(f"[{', '.join(rows)}]")[2]
-        return apply.apply(model, lora_stack)[0]
+        lora_stack = stack.stack(f"[{', '.join(rows)}]")["result"][2]
+        return apply.apply(model, lora_stack)["result"][0]
 
     return Side(run)
 

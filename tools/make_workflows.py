@@ -77,15 +77,15 @@ def one_lora(models: Models) -> Graph:
     loader = graph.add(
         "LoomLoader",
         (420, 120),
-        (320, 200),
+        (320, 260),
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("trigger words", "STRING"), ("report", "STRING")],
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style, 0.8, 0.8, "auto"],
     )
     graph.add(
         "LoomInspect",
-        (420, 380),
-        (320, 140),
+        (420, 450),
+        (320, 340),
         [("report", "STRING"), ("trigger words", "STRING")],
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style],
@@ -117,7 +117,7 @@ def lora_stack(models: Models) -> Graph:
     apply = graph.add(
         "LoomApply",
         (860, 120),
-        (300, 120),
+        (300, 220),
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("report", "STRING")],
         [("model", "MODEL", (checkpoint, 0)), ("lora_stack", "LORA_STACK", (stack, 2)), ("clip", "CLIP", (checkpoint, 1))],
         ["auto"],
@@ -158,7 +158,7 @@ def _stack(graph: Graph, models: Models, model: tuple[int, int] | None, clip: tu
     return graph.add(
         "LoomStack",
         (420, 120),
-        (400, 300),
+        (400, 420),
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("LORA_STACK", "LORA_STACK"), ("trigger words", "STRING")],
         [
             ("model", "MODEL", model),

@@ -11,6 +11,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from ..errors import PatchError
 from ..resolve import FusedFactors, ResolvedPatches
 from ..targets import Target
+from .targets import forget_targets
 
 # Rows of a 16-bit weight are widened this many elements at a time: one scratch buffer, not a second model.
 _SCRATCH_ELEMENTS = 1 << 24
@@ -97,9 +98,10 @@ def _patched(patcher: Any, factors: Mapping[Target, FusedFactors], socket: str) 
     clone = patcher.clone()
     refused = set(patches) - set(clone.add_patches(patches, 1.0))
     if refused:
+        forget_targets(patcher.model)
         raise PatchError(
             f"{socket}: the host refused {len(refused)} of {len(patches)} patches, first {sorted(map(str, refused))[0]}. "
-            "Another node may have changed the model's layers; put the LoRAs before it."
+            "Another node may have changed the model's layers: run again, or put the LoRAs before that node."
         )
     return clone
 

@@ -29,13 +29,12 @@ def find_lora(name: str) -> tuple[str, Path]:
     wanted = name.replace("\\", "/")
     if wanted.startswith("/") or re.match(r"^[A-Za-z]:", wanted) or ".." in wanted.split("/"):
         raise LoraFileError(f"'{name}' points outside the loras folders. Give the name as the LoRA list shows it.")
-    known = {listed.replace("\\", "/"): listed for listed in lora_names()}
     for spelling in (wanted, f"{wanted}.safetensors"):
-        if spelling in known:
-            path = folder_paths.get_full_path("loras", known[spelling])
-            if path is not None and os.path.isfile(path):
-                return known[spelling], Path(path)
-    raise LoraFileError(_missing(name, wanted, list(known)))
+        listed = os.path.normpath(spelling)
+        path = folder_paths.get_full_path("loras", listed)
+        if path is not None and os.path.isfile(path):
+            return listed, Path(path)
+    raise LoraFileError(_missing(name, wanted))
 
 
 def keep_in_loras(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -48,7 +47,8 @@ def keep_in_loras(tensors: Mapping[str, torch.Tensor]) -> str:
     return find_lora(str(path.relative_to(loras)))[0]
 
 
-def _missing(name: str, wanted: str, known: list[str]) -> str:
+def _missing(name: str, wanted: str) -> str:
+    known = [listed.replace("\\", "/") for listed in lora_names()]
     if not known:
         return f"LoRA '{name}' not found: the loras folder is empty. Put the file into models/loras and refresh (R)."
     by_file = {Path(listed).name: listed for listed in known}

@@ -24,11 +24,14 @@ from .targets import clip_targets, model_targets
 
 @dataclass(frozen=True)
 class Applied:
-    """A stack on a model. model, clip: patched clones, or what came in where nothing was to be patched."""
+    """A stack on a model. model, clip: patched clones, or what came in where nothing was to be patched.
+
+    account: None where neither MODEL nor CLIP is connected, so that nothing was matched.
+    """
 
     model: Any
     clip: Any
-    account: Account
+    account: Account | None
     trigger_words: str
 
 
@@ -54,7 +57,7 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     loaded = [(row, load_row(row)) for row in stack.active.rows]
     words = joined_words(tuple(adapter for _, adapter in loaded))
     if model is None and clip is None:
-        return Applied(None, None, Account(), words)
+        return Applied(None, None, None, words)
     resolved, account = resolve(loaded, *_target_maps(model, clip), matching)
     new_model, new_clip = apply_patches(model, clip, resolved)
     return Applied(new_model, new_clip, account, words)

@@ -50,6 +50,11 @@ def clip_targets(clip: Any) -> TargetMap:
     return _targets(clip.cond_stage_model, comfy.lora.model_lora_keys_clip, None)
 
 
+def forget_targets(module: torch.nn.Module) -> None:
+    """Drop what is known of an inner model, because its layers turned out to have changed."""
+    _known.pop(module, None)
+
+
 def _targets(module: torch.nn.Module, key_map: Callable[..., Mapping[str, Any]], base: str | None) -> TargetMap:
     known = _known.get(module)
     if known is None:

@@ -27,7 +27,7 @@ class StackRow:
 
     def __post_init__(self) -> None:
         for field, value in (("model", self.model), ("clip", self.clip)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not _is_finite_number(value):
                 raise StackError(
                     f"'{self.name}': the {field} strength is {value!r}; it must be a finite number, for example 0.8."
                 )
@@ -37,6 +37,15 @@ class StackRow:
     @property
     def active(self) -> bool:
         return self.model != 0 or self.clip != 0
+
+
+def _is_finite_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number with more digits than a float holds
+        return False
 
 
 @dataclass(frozen=True)

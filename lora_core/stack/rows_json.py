@@ -22,7 +22,7 @@ def parse_rows(text: str) -> LoraStack:
         return LoraStack()
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StackError(f"The rows are not JSON: {error}. Write them like {_EXAMPLE}") from error
     rows = _rows_of(document)
     parsed = [_row(number, row) for number, row in enumerate(rows, start=1)]

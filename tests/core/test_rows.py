@@ -16,6 +16,8 @@ BAD_ROWS = {
     "no list": ("{}", "a list called 'rows'"),
     "a number": ("3", "a list called 'rows'"),
     "newer version": ('{"version": 9, "rows": []}', "rows version 9"),
+    "nested without end": ("[" * 100_000, "not JSON"),
+    "a number too long": ('[{"lora": "a", "model": 1' + "0" * 400 + "}]", "the model strength is 1000"),
     "row is no object": ('["a"]', "Row 1 must be an object"),
     "no name": ('[{"model": 1}]', "Row 1 names no LoRA"),
     "empty name": ('[{"lora": " "}]', "Row 1 names no LoRA"),

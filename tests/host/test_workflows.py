@@ -119,15 +119,17 @@ def test_a_lora_trained_in_the_graph_is_a_row_and_a_listed_file(client, host):
     checkpoint = next(key for key, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
     stack = next(key for key, node in prompt.items() if node["class_type"] == "LoomStack")
     positive = next(key for key, node in prompt.items() if node["class_type"] == "CLIPTextEncode")
-    prompt["image"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
+    prompt["image"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0}}
     prompt["encode"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["image", 0], "vae": [checkpoint, 2]}}
+    # One latent a list item: with a single batch the trainer of 0.3.75 stops on an unset variable.
+    prompt["list"] = {"class_type": "RebatchLatents", "inputs": {"latents": ["encode", 0], "batch_size": 1}}
     prompt[positive]["inputs"]["clip"] = [checkpoint, 1]
     info = client.object_info("TrainLoraNode")["input"]["required"]
     settings = {name: spec[1]["default"] for name, spec in info.items() if len(spec) > 1 and "default" in spec[1]}
     prompt["train"] = {
         "class_type": "TrainLoraNode",
         "inputs": settings
-        | {"model": [checkpoint, 0], "latents": ["encode", 0], "positive": [positive, 0]}
+        | {"model": [checkpoint, 0], "latents": ["list", 0], "positive": [positive, 0]}
         | {"steps": 2, "rank": 2, "training_dtype": "fp32", "lora_dtype": "fp32", "existing_lora": "[None]"},
     }
     lora_output = client.object_info("TrainLoraNode")["output"].index("LORA_MODEL")

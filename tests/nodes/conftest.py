@@ -29,7 +29,7 @@ def _package(name: str, path: Path) -> types.ModuleType:
     return module
 
 
-def _fake_host(shown: list[str], applied: list[Any]) -> dict[str, types.ModuleType]:
+def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
     base = "lora_loom.lora_core"
     errors, account = importlib.import_module(f"{base}.errors"), importlib.import_module(f"{base}.account")
 
@@ -49,11 +49,7 @@ def _fake_host(shown: list[str], applied: list[Any]) -> dict[str, types.ModuleTy
 
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
-        "messages": {
-            "show_on_node": lambda text, _: shown.append(text),
-            "warn_on_node": lambda warnings, _: shown.extend(warnings),
-            "stop_with": Stop,
-        },
+        "messages": {"stop_with": Stop},
         "paths": {"find_lora": find_lora, "lora_names": lambda: list(LISTED)},
         "stacking": {
             "apply_stack": apply_stack,
@@ -76,11 +72,10 @@ def _fake_host(shown: list[str], applied: list[Any]) -> dict[str, types.ModuleTy
 
 @dataclass(frozen=True)
 class Pack:
-    """The mappings, and what the fakes saw."""
+    """The mappings, and the stacks that were applied."""
 
     nodes: dict[str, type]
     titles: dict[str, str]
-    shown: list[str]
     applied: list[Any]
 
 
@@ -88,13 +83,12 @@ class Pack:
 def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pack]:
     """The node classes over a fake host, gone again after the test."""
     before = set(sys.modules)
-    shown: list[str] = []
     applied: list[Any] = []
     monkeypatch.setitem(sys.modules, "lora_loom", _package("lora_loom", ROOT))
-    for name, module in _fake_host(shown, applied).items():
+    for name, module in _fake_host(applied).items():
         monkeypatch.setitem(sys.modules, name, module)
     loaded = importlib.import_module("lora_loom.nodes")
-    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, shown, applied)
+    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied)
     for name in set(sys.modules) - before:
         if name.startswith("lora_loom"):
             del sys.modules[name]

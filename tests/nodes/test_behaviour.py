@@ -5,22 +5,29 @@ from __future__ import annotations
 import pytest
 
 
+def results(answer: dict) -> tuple:
+    """The outputs of a node that also shows something."""
+    return answer["result"]
+
+
 def test_the_loader_hands_one_row_over_and_gives_clones_out(pack):
-    model, clip, words, report = pack.nodes["LoomLoader"]().load("M", "style.safetensors", 0.8, 0.5, clip="C")
+    answer = pack.nodes["LoomLoader"]().load("M", "style.safetensors", 0.8, 0.5, clip="C")
+    model, clip, words, report = results(answer)
     stack, *rest = pack.applied[0]
     assert [(row.name, row.model, row.clip) for row in stack.rows] == [("style.safetensors", 0.8, 0.5)]
     assert rest == ["M", "C", "auto"]
     assert (model, clip, words) == ("patched M", "patched C", "ohwx")
-    assert isinstance(report, str)
+    assert answer["ui"]["text"] == [report]
 
 
 def test_an_unconnected_clip_stops_whoever_reads_it_with_a_plain_message(pack):
-    _, clip, *_ = pack.nodes["LoomLoader"]().load("M", "style.safetensors", 1.0, 1.0)
+    _, clip, *_ = results(pack.nodes["LoomLoader"]().load("M", "style.safetensors", 1.0, 1.0))
     assert clip.message == "Loom Loader has no CLIP connected, so it has none to give. Connect CLIP to Loom Loader."
 
 
 def test_a_stack_without_a_model_only_hands_the_stack_on(pack):
-    model, clip, stack, words = pack.nodes["LoomStack"]().stack('[{"lora": "style.safetensors", "model": 0.8}]')
+    answer = pack.nodes["LoomStack"]().stack('[{"lora": "style.safetensors", "model": 0.8}]')
+    model, clip, stack, words = results(answer)
     assert "no MODEL connected" in model.message
     assert "no CLIP connected" in clip.message
     assert stack == [("style.safetensors", 0.8, 0.8)]
@@ -28,7 +35,7 @@ def test_a_stack_without_a_model_only_hands_the_stack_on(pack):
 
 
 def test_rows_come_in_the_order_incoming_own_memory(pack):
-    _, _, stack, _ = pack.nodes["LoomStack"]().stack(
+    answer = pack.nodes["LoomStack"]().stack(
         '[{"lora": "style.safetensors"}]',
         model="M",
         lora_stack=[("dir/character.safetensors", 0.9, 0.9)],
@@ -36,7 +43,7 @@ def test_rows_come_in_the_order_incoming_own_memory(pack):
         lora_model_strength=0.4,
         lora_clip_strength=0.3,
     )
-    assert stack == [("dir/character.safetensors", 0.9, 0.9), ("style.safetensors", 1.0, 1.0), ("memory of 2", 0.4, 0.3)]
+    assert results(answer)[2] == [("dir/character.safetensors", 0.9, 0.9), ("style.safetensors", 1.0, 1.0), ("memory of 2", 0.4, 0.3)]
 
 
 def test_an_incoming_stack_is_not_changed(pack):

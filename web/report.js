@@ -1,0 +1,68 @@
+// Shows under a node what its last run matched and what it left out: the "text" of the node's output.
+import { app } from "../../scripts/app.js";
+
+const REPORTING = new Set(["LoomLoader", "LoomStack", "LoomApply", "LoomInspect"]);
+const LINE_HEIGHT = 14;
+const MOST_LINES = 12;
+// The page keeps this much above and below a DOM widget.
+const MARGINS = 22;
+
+function reportElement() {
+  const element = document.createElement("div");
+  Object.assign(element.style, {
+    width: "100%",
+    height: "100%",
+    boxSizing: "border-box",
+    margin: "0",
+    overflow: "auto",
+    whiteSpace: "pre-wrap",
+    overflowWrap: "anywhere",
+    font: `11px/${LINE_HEIGHT}px sans-serif`,
+    userSelect: "text",
+    color: "var(--input-text, #ddd)",
+  });
+  element.className = "loom-report";
+  // Scrolling and selecting text must not move the canvas below.
+  for (const event of ["pointerdown", "wheel"]) {
+    element.addEventListener(event, (raised) => {
+      if (element.textContent) raised.stopPropagation();
+    });
+  }
+  return element;
+}
+
+// Long reports are scrolled: a node does not grow past MOST_LINES.
+function heightOf(text, width) {
+  const perLine = Math.max(20, Math.floor(width / 6));
+  const lines = text.split("\n").reduce((sum, line) => sum + Math.ceil((line.length || 1) / perLine), 0);
+  return text ? Math.min(lines, MOST_LINES) * LINE_HEIGHT + MARGINS : 0;
+}
+
+function addReport(node) {
+  const element = reportElement();
+  const height = () => heightOf(element.textContent, node.size[0]);
+  const widget = node.addDOMWidget("report", "LOOM_REPORT", element, {
+    serialize: false,
+    hideOnZoom: false,
+    getValue: () => element.textContent,
+    setValue: () => {},
+    getMinHeight: height,
+    getMaxHeight: height,
+  });
+  widget.serialize = false;
+  const executed = node.onExecuted;
+  node.onExecuted = (output) => {
+    executed?.call(node, output);
+    element.textContent = (output?.text ?? []).join("\n");
+    const [width, tall] = node.size;
+    node.setSize([width, Math.max(tall, node.computeSize()[1])]);
+    node.setDirtyCanvas?.(true, true);
+  };
+}
+
+app.registerExtension({
+  name: "loraloom.report",
+  nodeCreated: (node) => {
+    if (REPORTING.has(node.comfyClass)) addReport(node);
+  },
+});
