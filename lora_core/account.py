@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .adapters import AdapterFile, Leftover
@@ -21,6 +22,7 @@ class PartCount:
 class RowAccount:
     """What became of one row.
 
+    model, clip: how many low-rank modules found their weight, of all that the file has for that part.
     unmatched: modules or keys that found no weight, with the reason. clashes: the weight is there, its shape differs.
     not_connected: parts of the file with nothing to go on, because MODEL or CLIP is not connected.
     """
@@ -77,7 +79,7 @@ def describe(adapter: AdapterFile) -> str:
     if ranks:
         parts.append(f"rank {_span(ranks)}")
         parts.append(f"alpha {_span(alphas)}" if alphas else "no alpha (scale 1)")
-        parts.append("LoCon" if any(module.is_conv for module in modules) else "LoRA")
+        parts.append("LoCon" if any(math.prod(module.kernel) > 1 for module in modules) else "LoRA")
     return ", ".join(parts)
 
 
@@ -93,7 +95,8 @@ def _row_lines(account: RowAccount) -> list[str]:
 
 
 def _row_details(account: RowAccount) -> list[str]:
-    lines = [f"no {part} connected: its keys were left aside" for part in account.not_connected]
+    totals = {"MODEL": account.model.total, "CLIP": account.clip.total}
+    lines = [f"no {part} connected: its {totals[part]} keys were left aside" for part in account.not_connected]
     lines += [f"shape differs: {item.key}: {item.reason}" for item in account.clashes]
     lines += [f"not applied: {item.key}: {item.reason}" for item in account.unmatched]
     return lines

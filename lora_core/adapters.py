@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 
@@ -35,19 +34,42 @@ class LowRank:
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
-    def is_conv(self) -> bool:
-        return self.down.dim() > 2 or self.mid is not None
+    def kernel(self) -> tuple[int, ...]:
+        """The kernel that the delta spans, () for a matrix."""
+        return tuple((self.down if self.mid is None else self.mid).shape[2:])
 
     @property
     def delta_elements(self) -> int:
         """How many numbers the delta has: out * in * kernel."""
-        kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
-        return int(self.up.shape[0] * self.down.shape[1] * kernel.numel())
+        spatial = 1
+        for size in self.kernel:
+            spatial *= size
+        return int(self.up.shape[0] * self.down.shape[1]) * spatial
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return (self.up, self.down) if self.mid is None else (self.up, self.down, self.mid)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A whole difference of one vector or matrix: delta = tensor, of the target's own shape.
+
+    part: which parameter of the module it belongs to, "weight" or "bias".
+    """
+
+    tensor: torch.Tensor
+    part: str
+    keys: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return (self.tensor,)
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A key of the file that no adapter consumed, and why."""
+    """A key of the file that no adapter consumed, or a module that found no place, and why."""
 
     key: str
     reason: str
@@ -55,20 +77,22 @@ class Leftover:
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """One LoRA as read. Every tensor key is in exactly one module's keys or in leftovers.
+    """One LoRA as read. Every tensor key is in exactly one adapter's keys or in leftovers.
 
     label: what messages call it: the name the user chose, not a full path.
-    path: None for a LoRA that came in memory.
     modules: the file's module name, for example lora_unet_mid_block_attentions_0_proj_in -> its adapter.
+    differences: (module name, "weight" or "bias") -> its difference.
+    unread: names of modules of families that are not read; their keys are in leftovers.
     """
 
     label: str
-    path: Path | None
     modules: Mapping[str, LowRank]
-    leftovers: tuple[Leftover, ...]
-    metadata: Mapping[str, str]
+    leftovers: tuple[Leftover, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    differences: Mapping[tuple[str, str], Difference] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        tensors = (t for m in self.modules.values() for t in (m.up, m.down, m.mid) if t is not None)
-        return sum(t.numel() * t.element_size() for t in tensors)
+        adapters = (*self.modules.values(), *self.differences.values())
+        return sum(t.numel() * t.element_size() for adapter in adapters for t in adapter.tensors)

@@ -13,7 +13,8 @@ _SHOWN_LEFTOVERS = 20
 def inspect_report(adapter: AdapterFile, account: Account | None = None) -> str:
     """Title, kind, size, parts, words and leftovers; with an account also what fits the connected model."""
     text_encoder = sum(is_text_encoder(name) for name in adapter.modules)
-    dtypes = sorted({str(m.up.dtype).removeprefix("torch.") for m in adapter.modules.values()})
+    adapters = (*adapter.modules.values(), *adapter.differences.values())
+    dtypes = sorted({str(item.tensors[0].dtype).removeprefix("torch.") for item in adapters})
     words = trigger_words(adapter.metadata)
     lines = [
         title(adapter),
@@ -22,6 +23,8 @@ def inspect_report(adapter: AdapterFile, account: Account | None = None) -> str:
         f"adapters: {len(adapter.modules) - text_encoder} on the model, {text_encoder} on text encoders",
         f"trigger words: {', '.join(words) or 'none named in the file'}",
     ]
+    if adapter.differences:
+        lines.append(f"whole differences: {len(adapter.differences)} of weights and biases")
     lines += [f"not read: {left.key}: {left.reason}" for left in adapter.leftovers[:_SHOWN_LEFTOVERS]]
     hidden = len(adapter.leftovers) - _SHOWN_LEFTOVERS
     if hidden > 0:

@@ -34,7 +34,7 @@ import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import safetensors.torch  # noqa: E402
 
-from tools.benching import BenchRow, interleaved, median_row, publish  # noqa: E402
+from tools.benching import BenchRow, interleaved, median_row, publish, seconds  # noqa: E402
 
 # By name: a checker that sees our own `nodes` first would look for LoraLoader there.
 host_nodes: Any = importlib.import_module("nodes")
@@ -156,39 +156,28 @@ def bench_case(dtype: str, model: Any, names: list[str], rounds: int) -> list[Be
     ours, core = our_side(model, names), core_side(model, names)
     for side in (ours, core):
         side.ready(0.8)
-    strengths = iter(0.5 + 0.01 * step for step in range(10_000))
-    rows = [
-        median_row(
-            f"nodes {case}",
-            *interleaved(lambda: ours.nodes(next(strengths)), lambda: core.nodes(next(strengths)), 3 * rounds),
-        )
-    ]
-    rows.append(median_row(f"load {case}", *_loads(model, ours, core, rounds)))
-    rows.append(median_row(f"change {case}", *_changes(ours, core, rounds, strengths)))
-    rows.append(_memory(case, model, ours, core))
-    rows.append(_error(case, model, ours, core, names))
-    return rows
+    strengths = iter(0.5 + 0.001 * step for step in range(10_000))
 
+    def nodes_again(side: Side) -> float:
+        return seconds(lambda: side.nodes(next(strengths)))
 
-def _loads(model: Any, ours: Side, core: Side, rounds: int) -> tuple[list[float], list[float]]:
-    taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for side, times in zip((ours, core), taken, strict=True):
-            load(model)
-            patched = side.nodes(0.8)
-            times += interleaved(lambda p=patched: load(p), lambda: None, 1)[0]
-    return taken
+    def first_load(side: Side) -> float:
+        load(model)
+        patched = side.nodes(0.8)
+        return seconds(lambda: load(patched))
 
+    def change(side: Side) -> float:
+        # From its own previous strength: the state before is this side's own patched model.
+        kept = side.ready(next(strengths))
+        taken = seconds(lambda: side.ready(next(strengths)))
+        del kept
+        return taken
 
-def _changes(ours: Side, core: Side, rounds: int, strengths: Any) -> tuple[list[float], list[float]]:
-    """Each side changes from its own previous strength: the state before is its own patched model."""
-    taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        for side, times in zip((ours, core), taken, strict=True):
-            kept = side.ready(next(strengths))
-            times += interleaved(lambda s=side: s.ready(next(strengths)) and None, lambda: None, 1)[0]
-            del kept
-    return taken
+    rows = []
+    for measure, name, turns in ((nodes_again, "nodes", 4 * rounds), (first_load, "load", rounds), (change, "change", rounds)):
+        times = interleaved(lambda m=measure: m(ours), lambda m=measure: m(core), turns)
+        rows.append(median_row(f"{name} {case}", *times))
+    return [*rows, _memory(case, model, ours, core), _error(case, model, ours, core, names)]
 
 
 def _memory(case: str, model: Any, ours: Side, core: Side) -> BenchRow:

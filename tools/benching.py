@@ -28,18 +28,18 @@ class BenchRow:
 
 
 def interleaved(
-    ours: Callable[[], None], rival: Callable[[], None], rounds: int
+    ours: Callable[[], float], rival: Callable[[], float], rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Wall seconds of both, taken turn by turn in this process, so that a slow moment hits both."""
+    """What two measurements give, taken in turns that change order, so that a slow moment hits both."""
     taken: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):
         order = ((ours, taken[0]), (rival, taken[1]))
-        for run, times in order if turn % 2 == 0 else order[::-1]:
-            times.append(seconds(run))
+        for measure, values in order if turn % 2 == 0 else order[::-1]:
+            values.append(measure())
     return taken
 
 
-def seconds(run: Callable[[], None]) -> float:
+def seconds(run: Callable[[], object]) -> float:
     """Wall seconds of one call, with the accelerator's work finished."""
     _synchronize()
     start = time.perf_counter()

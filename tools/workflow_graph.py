@@ -8,6 +8,7 @@ from typing import Any
 # What the page writes into the nodes of a pack, so that a missing pack can be named and installed.
 PACK = {"cnr_id": "lora-loom", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.75"}
+_NOTES = {"MarkdownNote", "Note"}
 # Seeds have a second widget behind them in the page: what to do after a run.
 _SEED_FOLLOWER = "control_after_generate"
 
@@ -79,12 +80,14 @@ class Graph:
 
 
 def api_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """What the page would send for a workflow: {node id: {class_type, inputs}}. Notes are left out."""
+    """What the page would send for a workflow: {node id: {class_type, inputs}}. Notes are left out. Raises KeyError for a node that the host lacks."""
     origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt = {}
     for node in workflow["nodes"]:
-        if node["type"] not in object_info:
+        if node["type"] in _NOTES:
             continue
+        if node["type"] not in object_info:
+            raise KeyError(f"the host has no node {node['type']}")
         inputs = dict(zip(_widget_names(object_info[node["type"]]), node["widgets_values"], strict=True))
         inputs.pop(_SEED_FOLLOWER, None)
         inputs |= {i["name"]: origins[i["link"]] for i in node["inputs"] if i["link"] is not None}

@@ -1,4 +1,5 @@
 // Shows under a node what its last run matched and what it left out: the "text" of the node's output.
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const REPORTING = new Set(["LoomLoader", "LoomStack", "LoomApply", "LoomInspect"]);
@@ -38,8 +39,12 @@ function heightOf(text, width) {
   return text ? Math.min(lines, MOST_LINES) * LINE_HEIGHT + MARGINS : 0;
 }
 
+// The report elements by node, so that a failed run does not leave the last good report standing.
+const elements = new Map();
+
 function addReport(node) {
   const element = reportElement();
+  elements.set(node, element);
   const height = () => heightOf(element.textContent, node.size[0]);
   const widget = node.addDOMWidget("report", "LOOM_REPORT", element, {
     serialize: false,
@@ -50,6 +55,11 @@ function addReport(node) {
     getMaxHeight: height,
   });
   widget.serialize = false;
+  const removed = node.onRemoved;
+  node.onRemoved = () => {
+    elements.delete(node);
+    removed?.call(node);
+  };
   const executed = node.onExecuted;
   node.onExecuted = (output) => {
     executed?.call(node, output);
@@ -62,6 +72,13 @@ function addReport(node) {
 
 app.registerExtension({
   name: "loraloom.report",
+  setup: () => {
+    api.addEventListener("execution_error", ({ detail }) => {
+      for (const [node, element] of elements) {
+        if (String(node.id) === String(detail.node_id)) element.textContent = detail.exception_message;
+      }
+    });
+  },
   nodeCreated: (node) => {
     if (REPORTING.has(node.comfyClass)) addReport(node);
   },

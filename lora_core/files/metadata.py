@@ -26,10 +26,10 @@ def _words_of(value: str) -> list[str]:
     if value.lstrip().startswith("["):
         try:
             listed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             listed = None
         if isinstance(listed, list):
-            return [str(item).strip() for item in listed]
+            return [item.strip() for item in listed if isinstance(item, str)]
     return [part.strip() for part in value.split(",")]
 
 

@@ -29,7 +29,20 @@ _PARTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 
-# Endings of families that are recognised but not applied: named in messages, never guessed at.
+# Whole differences of a weight or bias. They stand beside low-rank parts without changing them.
+_DIFFERENCES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (part, re.compile(pattern + "$"))
+    for part, pattern in (
+        ("weight difference", r"\.(?:diff|w_norm)"),
+        ("bias difference", r"\.(?:diff_b|b_norm)"),
+    )
+)
+
+# Single keys that are recognised but not applied, without touching the rest of their module.
+_NOT_READ = re.compile(r"\.(?:set_weight|lora_bias|lora_B\.bias|lora_up\.bias)$")
+
+# Endings of families that are recognised but not applied. Each changes the formula of its whole
+# module, so none of the module's parts may be applied without it.
 _OTHER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (family, re.compile(pattern + "$"))
     for family, pattern in (
@@ -39,20 +52,23 @@ _OTHER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("GLoRA", r"\.(?:a1|a2|b1|b2)\.weight"),
         ("OFT", r"\.(?:oft_blocks|oft_diag|rescale)"),
         ("IA3", r"\.on_input"),
-        ("full difference", r"\.(?:diff|diff_b|set_weight|w_norm|b_norm)"),
         ("reshaped weight", r"\.reshape_weight"),
-        ("biased LoRA", r"\.(?:lora_bias|lora_B\.bias|lora_up\.bias)"),
     )
 )
 
 _TEXT_ENCODER = re.compile(
-    r"^(?:base_model\.model\.)?(?:lora_te\d?_|lora_prior_te_|text_encoders?(?:_\d)?\.|te\d?\.|clip_[lg]\.|t5xxl\.|text_model\.)"
+    r"^(?:base_model\.model\.)?"
+    r"(?:lora_te\d?_|lora_prior_te_|text_encoders?(?:_\d)?\.|clip_[lg]\.|t5xxl\.|text_model\.)"
 )
 
 
 @dataclass(frozen=True)
 class KeyParts:
-    """A tensor key, split. family is None for the low-rank parts up, down, mid and alpha."""
+    """A tensor key, split.
+
+    part: up, down, mid, alpha, "weight difference", "bias difference", or an ending that is not read.
+    family: the name of a family that is not read and takes its whole module along; else None.
+    """
 
     module: str
     part: str
@@ -64,10 +80,15 @@ def split_key(key: str) -> KeyParts | None:
     for family, pattern in _OTHER_FAMILIES:
         if match := pattern.search(key):
             return KeyParts(key[: match.start()], match.group(0), family)
-    for part, pattern in _PARTS:
+    for part, pattern in (*_DIFFERENCES, *_PARTS):
         if match := pattern.search(key):
             return KeyParts(key[: match.start()], part)
     return None
+
+
+def is_recognised(key: str) -> bool:
+    """Whether a key that `split_key` does not split is one that LoRA files are known to have."""
+    return _NOT_READ.search(key) is not None
 
 
 def is_text_encoder(module: str) -> bool:
@@ -81,17 +102,29 @@ def candidate_names(module: str) -> tuple[str, ...]:
     PEFT's `unet.down_blocks.0.attentions.0.proj_in` is kohya's `lora_unet_down_blocks_0_attentions_0_proj_in`,
     which the host knows; `base_model.model.` in front is PEFT's wrapper and means nothing.
     """
-    names = [module]
     bare = module.removeprefix("base_model.model.")
-    if bare != module:
-        names.append(bare)
-    if is_text_encoder(bare):
-        if bare.startswith("text_model."):
-            names.append(f"text_encoder.{bare}")
-        return tuple(names)
-    if "." in bare:
-        dotted = bare.removeprefix("unet.").replace(".processor.to_", ".to_")
-        if dotted.endswith(".to_out"):
-            dotted += ".0"
-        names += [f"transformer.{dotted}", f"diffusion_model.{dotted}", "lora_unet_" + dotted.replace(".", "_")]
-    return tuple(dict.fromkeys(names))
+    others = _text_encoder_names(bare) if is_text_encoder(bare) else _model_names(bare)
+    return tuple(dict.fromkeys((module, bare, *others)))
+
+
+# Old diffusers wraps the projections of a text encoder in `to_q_lora`; the layers themselves are `q_proj`.
+_OLD_PROJECTIONS = (("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj"))
+
+
+def _text_encoder_names(name: str) -> list[str]:
+    if name.startswith("text_model."):
+        return [f"text_encoder.{name}"]
+    if name.startswith(("clip_l.", "clip_g.", "t5xxl.")):
+        return [f"text_encoders.{name}"]
+    return [name.removesuffix(old) + new for old, new in _OLD_PROJECTIONS if name.endswith(f".self_attn.{old}")]
+
+
+def _model_names(name: str) -> list[str]:
+    if name.startswith("lora_unet__"):  # Wan-Fun's trainer
+        return [name.replace("lora_unet__", "lora_unet_", 1)]
+    if "." not in name or name.startswith("diffusion_model."):
+        return []
+    dotted = name.removeprefix("unet.").removeprefix("transformer.").replace(".processor.to_", ".to_")
+    if dotted.endswith(".to_out"):
+        dotted += ".0"
+    return [f"transformer.{dotted}", f"diffusion_model.{dotted}", "lora_unet_" + dotted.replace(".", "_")]

@@ -42,7 +42,7 @@ def read_adapter(path: Path, label: str) -> AdapterFile:
     tensors, metadata = _read_tensors(path, stamp[2], label)
     if file_stamp(path) != stamp:
         raise LoraFileError(f"{label}: the file changed while it was read. Run again once it is complete.")
-    adapter = parse_state_dict(tensors, label, path=path, metadata=metadata)
+    adapter = parse_state_dict(tensors, label, metadata)
     _cache.put((label, stamp), adapter, adapter.nbytes)
     return adapter
 

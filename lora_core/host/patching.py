@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
 from ..errors import PatchError
-from ..resolve import FusedFactors, ResolvedPatches
+from ..resolve import FusedFactors, PartPatches, ResolvedPatches
 from ..targets import Target
 from .targets import forget_targets
 
@@ -49,7 +49,7 @@ class StackAdapter(WeightAdapterBase):
         """weight + strength * sum_i scale_i * up_i @ down_i, in place, in float32 whatever the caller computes in.
 
         weight: (out, in, *kernel), a temporary of the host's or a narrow view of one; fp32, fp16 or bf16.
-        Raises PatchError: the host does not catch what a pack's adapter raises.
+        Raises PatchError (the host does not catch what a pack's adapter raises) and lets out-of-memory errors through.
         """
         ups, downs, scales, rearranged = self.weights
         try:
@@ -59,6 +59,8 @@ class StackAdapter(WeightAdapterBase):
                 weight += function((up @ down).reshape(weight.shape)).to(weight.dtype)
             else:
                 _add_product(weight, up, down)
+        except torch.cuda.OutOfMemoryError:
+            raise  # the host has its own way out: it unloads models and says so
         except RuntimeError as error:
             raise PatchError(
                 f"'{key}': the stack of {len(scales)} LoRAs could not be added to a weight of shape "
@@ -88,21 +90,26 @@ def apply_patches(model: Any, clip: Any, resolved: ResolvedPatches) -> tuple[Any
 
     Raises PatchError where the host does not take every patch.
     """
-    return _patched(model, resolved.model, "MODEL"), _patched(clip, resolved.clip, "CLIP")
+    new_model = model if model is None else _patched(model, model.model, resolved.model, "MODEL")
+    new_clip = clip if clip is None else _patched(clip, clip.cond_stage_model, resolved.clip, "CLIP")
+    return new_model, new_clip
 
 
-def _patched(patcher: Any, factors: Mapping[Target, FusedFactors], socket: str) -> Any:
-    if patcher is None or not factors:
+def _patched(patcher: Any, inner: torch.nn.Module, patches: PartPatches, socket: str) -> Any:
+    """patcher: what has clone and add_patches, a MODEL or a CLIP; inner: the module that it patches."""
+    if not patches.fused and not patches.differences:
         return patcher
-    patches = {_patch_key(target): _adapter(target, fused) for target, fused in factors.items()}
     clone = patcher.clone()
-    refused = set(patches) - set(clone.add_patches(patches, 1.0))
-    if refused:
-        forget_targets(patcher.model)
-        raise PatchError(
-            f"{socket}: the host refused {len(refused)} of {len(patches)} patches, first {sorted(map(str, refused))[0]}. "
-            "Another node may have changed the model's layers: run again, or put the LoRAs before that node."
-        )
+    fused = {_patch_key(target): _adapter(target, factors) for target, factors in patches.fused.items()}
+    whole = {_patch_key(target): ("diff", (tensor,)) for target, tensor in patches.differences.items()}
+    for part in (fused, whole):
+        refused = set(part) - set(clone.add_patches(part, 1.0))
+        if refused:
+            forget_targets(inner)
+            raise PatchError(
+                f"{socket}: the host refused {len(refused)} of {len(part)} patches, first {min(map(str, refused))}. "
+                "Another node may have changed the model's layers: run again, or put the LoRAs before that node."
+            )
     return clone
 
 

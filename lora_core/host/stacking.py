@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,10 +38,13 @@ class Applied:
 def in_memory_row(tensors: Mapping[str, torch.Tensor], model: float, clip: float) -> StackRow:
     """A row for a LORA_MODEL socket. Raises LoraError.
 
-    It is kept as a file too, because the rows of an outgoing LORA_STACK are names.
+    It is kept as a file too, because the rows of an outgoing LORA_STACK are names. The tensors are copied to the CPU:
+    the node that made them may go on training them.
     """
-    name = keep_in_loras(tensors)
-    return StackRow(name, model, clip, adapter=parse_state_dict(tensors, name))
+    owned = {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
+    adapter = parse_state_dict(owned, "the LORA_MODEL input")
+    name = keep_in_loras(owned)
+    return StackRow(name, model, clip, adapter=replace(adapter, label=name))
 
 
 def outgoing(stack: LoraStack) -> StackList:

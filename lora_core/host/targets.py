@@ -59,9 +59,15 @@ def _targets(module: torch.nn.Module, key_map: Callable[..., Mapping[str, Any]],
     known = _known.get(module)
     if known is None:
         names = {name: _target(value) for name, value in key_map(module, {}).items()}
-        shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-        known = _known[module] = TargetMap(names, shapes, base)
+        known = _known[module] = TargetMap(names, _shapes(module), base)
     return known
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes as the layers compute with them: a quantised layer's state dict holds packed bytes instead."""
+    saved = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    live = module.named_parameters(remove_duplicate=False)
+    return saved | {key: tuple(parameter.shape) for key, parameter in live}
 
 
 def _target(value: Any) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from ..adapters import AdapterFile
 from ..errors import StackError
@@ -26,11 +27,14 @@ class StackRow:
     adapter: AdapterFile | None = None
 
     def __post_init__(self) -> None:
-        for field, value in (("model", self.model), ("clip", self.clip)):
+        for field in ("model", "clip"):
+            value = getattr(self, field)
             if not _is_finite_number(value):
                 raise StackError(
                     f"'{self.name}': the {field} strength is {value!r}; it must be a finite number, for example 0.8."
                 )
+            # Other packs send numpy numbers; what goes out by a LORA_STACK is a plain float.
+            object.__setattr__(self, field, float(value))
         if self.role not in ROLES:
             raise StackError(f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}.")
 
@@ -40,7 +44,7 @@ class StackRow:
 
 
 def _is_finite_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
         return math.isfinite(value)

@@ -35,15 +35,22 @@ def test_every_scheme_gives_the_same_adapter(names, generator):
 def test_every_key_is_in_one_module_or_in_the_leftovers(generator):
     tensors = pair("a", generator, alpha=2.0) | pair("b", generator, kernel=(3, 3))
     tensors |= {"c.hada_w1_a": torch.ones(2, 2), "stray": torch.ones(1), "b.lora_mid.weight": torch.ones(3, 3, 3, 3)}
+    tensors |= {"a.diff_b": torch.ones(6), "n.w_norm": torch.ones(4), "a.set_weight": torch.ones(1)}
+    tensors |= {"lonely.alpha": torch.tensor(1.0)}
     tensors["b.lora_down.weight"] = torch.ones(3, 5, 1, 1)
     adapter = parse_state_dict(tensors, "x")
-    consumed = [key for module in adapter.modules.values() for key in module.keys]
+    adapters = (*adapter.modules.values(), *adapter.differences.values())
+    consumed = [key for item in adapters for key in item.keys]
     accounted = sorted(consumed + [left.key for left in adapter.leftovers])
     assert accounted == sorted(tensors)
     assert {left.key: left.reason for left in adapter.leftovers} == {
         "c.hada_w1_a": "LoHa adapters are not read yet",
         "stray": "not a name that any LoRA format uses",
+        "a.set_weight": "not read yet",
+        "lonely.alpha": "an alpha without matrices",
     }
+    assert adapter.unread == ("c",)
+    assert set(adapter.differences) == {("a", "bias"), ("n", "weight")}
 
 
 def test_a_dora_is_left_over_whole_and_never_applied_as_a_plain_lora(generator):
@@ -76,7 +83,7 @@ def test_one_part_under_two_names_is_refused(generator):
 
 def test_ranks_that_differ_are_refused_with_both_shapes(generator):
     tensors = pair("a", generator, rank=3) | {"a.lora_down.weight": torch.ones(4, 5)}
-    with pytest.raises(LoraKeyError, match=r"up \(6, 3\), down \(4, 5\)"):
+    with pytest.raises(LoraKeyError, match=r"\(6, 3\), \(4, 5\)"):
         parse_state_dict(tensors, "x")
 
 
@@ -106,6 +113,23 @@ def test_an_alpha_of_several_numbers_is_refused(generator):
         parse_state_dict(pair("a", generator) | {"a.alpha": torch.ones(2)}, "x")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.uint8])
+def test_factors_that_are_no_floating_point_numbers_are_refused(dtype, generator):
+    tensors = pair("a", generator) | {"a.lora_up.weight": torch.ones(6, 3).to(dtype)}
+    with pytest.raises(LoraFileError, match=r"'a\.lora_up\.weight' holds .* numbers"):
+        parse_state_dict(tensors, "x")
+
+
+def test_an_alpha_may_be_a_whole_number(generator):
+    assert parse_state_dict(pair("a", generator) | {"a.alpha": torch.tensor(6)}, "x").modules["a"].scale == 2.0
+
+
+def test_a_mid_matrix_beside_a_down_with_a_kernel_is_refused(generator):
+    tensors = pair("a", generator, kernel=(3, 3)) | {"a.lora_mid.weight": torch.ones(3, 3, 3, 3)}
+    with pytest.raises(LoraKeyError, match="its down must be 1x1"):
+        parse_state_dict(tensors, "x")
+
+
 def test_nothing_at_all_is_refused():
     with pytest.raises(LoraFileError, match="holds no tensors"):
         parse_state_dict({}, "x")
@@ -119,6 +143,10 @@ def test_nothing_at_all_is_refused():
         ("base_model.model.mid_block.attn1.to_q", "lora_unet_mid_block_attn1_to_q"),
         ("base_model.model.text_model.encoder.layers.0.mlp.fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"),
         ("lora_unet_mid_block_attn1_to_q", "lora_unet_mid_block_attn1_to_q"),
+        ("lora_unet__blocks_0_self_attn_q", "lora_unet_blocks_0_self_attn_q"),
+        ("transformer.layers.0.attention.to_q", "diffusion_model.layers.0.attention.to_q"),
+        ("text_encoder.text_model.encoder.layers.0.self_attn.to_q", "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"),
+        ("clip_l.transformer.text_model.encoder.layers.0.mlp.fc1", "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"),
     ],
 )
 def test_the_names_looked_for_include_the_one_the_host_knows(module, expected):

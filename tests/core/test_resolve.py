@@ -37,7 +37,8 @@ def lora(generator: torch.Generator, *modules: str, **options) -> AdapterFile:
 
 
 def as_delta(fused: FusedFactors) -> torch.Tensor:
-    return sum(s * (u.double() @ d.double()) for u, d, s in zip(fused.ups, fused.downs, fused.scales, strict=True))
+    terms = zip(fused.ups, fused.downs, fused.scales, strict=True)
+    return torch.stack([s * (u.double() @ d.double()) for u, d, s in terms]).sum(0)
 
 
 def test_a_stack_becomes_one_sum_per_weight(generator):
@@ -46,8 +47,8 @@ def test_a_stack_becomes_one_sum_per_weight(generator):
     resolved, account = resolve(rows, MODEL, None)
     exact = 0.8 * delta(first.modules["lora_unet_a"], torch.float64)
     exact -= 0.3 * delta(second.modules["lora_unet_a"], torch.float64)
-    assert list(resolved.model) == [Target("a.weight")]
-    torch.testing.assert_close(as_delta(resolved.model[Target("a.weight")]), exact)
+    assert list(resolved.model.fused) == [Target("a.weight")]
+    torch.testing.assert_close(as_delta(resolved.model.fused[Target("a.weight")]), exact)
     assert [row.model.matched for row in account.rows] == [1, 1]
     assert not account.warnings
 
@@ -55,27 +56,27 @@ def test_a_stack_becomes_one_sum_per_weight(generator):
 def test_model_and_text_encoder_take_their_own_strength(generator):
     both = lora(generator, "lora_unet_a", "lora_te_x", alpha=3.0)
     resolved, account = resolve([(StackRow("1", 0.5, 0.25), both)], MODEL, CLIP)
-    assert resolved.model[Target("a.weight")].scales == (0.5,)
-    assert resolved.clip[Target("x.weight")].scales == (0.25,)
+    assert resolved.model.fused[Target("a.weight")].scales == (0.5,)
+    assert resolved.clip.fused[Target("x.weight")].scales == (0.25,)
     assert account.rows[0].line().startswith("1 of 1 model keys, 1 of 1 text-encoder keys")
 
 
 def test_a_strength_of_zero_patches_nothing_but_is_accounted_for(generator):
     both = lora(generator, "lora_unet_a", "lora_te_x")
     resolved, account = resolve([(StackRow("1", 0.0, 1.0), both)], MODEL, CLIP)
-    assert not resolved.model
-    assert list(resolved.clip) == [Target("x.weight")]
+    assert not resolved.model.fused
+    assert list(resolved.clip.fused) == [Target("x.weight")]
     assert account.rows[0].model.matched == 1
 
 
 def test_a_slice_of_a_fused_weight_is_matched_by_its_own_shape(generator):
     resolved, _ = resolve([(StackRow("1"), lora(generator, "transformer.to_k"))], MODEL, None)
-    assert list(resolved.model) == [Target("qkv.weight", (0, 6, 6))]
+    assert list(resolved.model.fused) == [Target("qkv.weight", (0, 6, 6))]
 
 
 def test_a_convolution_matches_by_its_kernel(generator):
     resolved, _ = resolve([(StackRow("1"), lora(generator, "lora_unet_conv", kernel=(3, 3)))], MODEL, None)
-    (fused,) = resolved.model.values()
+    (fused,) = resolved.model.fused.values()
     assert fused.downs[0].shape == (3, 45)
 
 
@@ -83,8 +84,8 @@ def test_text_encoder_keys_without_a_clip_are_reported_and_never_an_error(genera
     both = lora(generator, "lora_unet_a", "lora_te_x")
     for matching in MATCHING:
         resolved, account = resolve([(StackRow("1"), both)], MODEL, None, matching)
-        assert not resolved.clip
-        assert account.warnings == ("1: no CLIP connected: its keys were left aside",)
+        assert not resolved.clip.fused
+        assert account.warnings == ("1: no CLIP connected: its 1 keys were left aside",)
 
 
 def test_a_text_encoder_lora_without_a_clip_is_no_error(generator):
@@ -93,16 +94,16 @@ def test_a_text_encoder_lora_without_a_clip_is_no_error(generator):
 
 
 def test_a_few_leftovers_warn_with_every_key_and_its_reason(generator):
-    some = lora(generator, "lora_unet_a", "lora_unet_b", "lora_unet_gone")
+    some = lora(generator, "lora_unet_a", "transformer.to_k", "lora_unet_b", "lora_unet_gone")
     resolved, account = resolve([(StackRow("1"), some)], MODEL, None)
-    assert list(resolved.model) == [Target("a.weight")]
+    assert list(resolved.model.fused) == [Target("a.weight"), Target("qkv.weight", (0, 6, 6))]
     assert [left.key for left in account.rows[0].unmatched] == ["lora_unet_b", "lora_unet_gone"]
     assert all(left.key in account.report() for left in account.rows[0].unmatched)
 
 
 def test_strict_refuses_what_auto_warns_about(generator):
     some = lora(generator, "lora_unet_a", "lora_unet_b")
-    with pytest.raises(MatchError, match=r"style: 1 keys are left over, first 'lora_unet_b'"):
+    with pytest.raises(MatchError, match=r"style: 1 of its keys are left over, first 'lora_unet_b'"):
         resolve([(StackRow("style"), some)], MODEL, None, "strict")
 
 
@@ -113,13 +114,81 @@ def test_a_clash_of_shapes_is_refused_with_both_shapes(generator):
 
 def test_partial_applies_what_fits_and_lists_the_rest(generator):
     mixed = lora(generator, "lora_unet_a")
-    wide = parse_state_dict(
-        pair("lora_unet_a", generator) | pair("lora_unet_conv", generator, out=9) | pair("nowhere", generator), "x"
-    )
+    tensors = pair("lora_unet_a", generator) | pair("lora_unet_conv", generator, out=9) | pair("nowhere", generator)
+    wide = parse_state_dict(tensors, "x")
     resolved, account = resolve([(StackRow("1"), mixed), (StackRow("2"), wide)], MODEL, None, "partial")
-    assert len(resolved.model[Target("a.weight")].ups) == 2
+    assert len(resolved.model.fused[Target("a.weight")].ups) == 2
     assert [item.key for item in account.rows[1].clashes] == ["lora_unet_conv"]
     assert [item.key for item in account.rows[1].unmatched] == ["nowhere"]
+
+
+def test_most_of_a_file_left_over_is_refused_and_says_how_much(generator):
+    mostly = lora(generator, "lora_unet_a", "nowhere.1", "nowhere.2")
+    with pytest.raises(MatchError, match=r"most of its keys do not fit .*1 of 3 model keys"):
+        resolve([(StackRow("1"), mostly)], MODEL, None)
+
+
+def test_modules_of_a_family_that_is_not_read_count_as_keys_of_the_file(generator):
+    tensors = pair("lora_unet_a", generator)
+    for name in ("lora_unet_x", "lora_unet_y"):
+        tensors |= pair(name, generator) | {f"{name}.dora_scale": torch.ones(6, 1)}
+    mixed = parse_state_dict(tensors, "x")
+    with pytest.raises(MatchError, match=r"1 of 3 model keys"):
+        resolve([(StackRow("1"), mixed)], MODEL, None)
+
+
+def test_text_encoder_keys_that_match_do_not_hide_a_model_half_that_does_not(generator):
+    both = lora(generator, "nowhere", "lora_te_x")
+    for clip in (CLIP, None):
+        with pytest.raises(MatchError, match="0 of 1 model keys"):
+            resolve([(StackRow("1"), both)], MODEL, clip)
+
+
+def test_a_stray_key_in_a_text_encoder_lora_without_clip_is_no_error(generator):
+    stray = parse_state_dict(pair("lora_te_x", generator) | {"stray": torch.ones(1)}, "x")
+    _, account = resolve([(StackRow("1", 1.0, 0.0), stray)], MODEL, None)
+    assert account.rows[0].not_connected == ("CLIP",)
+
+
+def test_a_file_of_unknown_keys_alone_is_refused(generator):
+    strange = parse_state_dict({"stray": torch.ones(1)}, "x")
+    with pytest.raises(MatchError, match="first 'stray': not a name that any LoRA format uses"):
+        resolve([(StackRow("1"), strange)], MODEL, None)
+
+
+def test_whole_differences_go_onto_their_weight_and_bias(generator):
+    """Core's trainer writes diff_b beside every low-rank layer that has a bias, and diff for norms."""
+    targets = TargetMap(
+        names={**MODEL.names, "lora_unet_norm": Target("norm.weight")},
+        shapes={**MODEL.shapes, "a.bias": (6,), "norm.weight": (5,), "qkv.bias": (18,)},
+    )
+    tensors = pair("lora_unet_a", generator) | pair("transformer.to_k", generator)
+    tensors |= {
+        "lora_unet_a.diff_b": torch.full((6,), 2.0),
+        "lora_unet_norm.diff": torch.full((5,), 3.0),
+        "transformer.to_k.diff_b": torch.full((6,), 4.0),
+    }
+    file = parse_state_dict(tensors, "x")
+    resolved, account = resolve([(StackRow("1", 0.5), file), (StackRow("2", 1.0), file)], targets, None, "strict")
+    assert account.rows[0].line().startswith("2 of 2 model keys")
+    differences = {target: tensor.tolist() for target, tensor in resolved.model.differences.items()}
+    assert differences == {
+        Target("a.bias"): [3.0] * 6,
+        Target("norm.weight"): [4.5] * 5,
+        Target("qkv.bias", (0, 6, 6)): [6.0] * 6,
+    }
+
+
+def test_a_difference_of_another_shape_is_a_clash(generator):
+    file = parse_state_dict(pair("lora_unet_a", generator) | {"lora_unet_a.diff": torch.ones(5, 6)}, "x")
+    with pytest.raises(MatchError, match="makes 5 x 6, the model's weight is 6 x 5"):
+        resolve([(StackRow("1"), file)], MODEL, None)
+
+
+def test_a_bias_that_the_model_lacks_is_left_over(generator):
+    file = parse_state_dict(pair("lora_unet_a", generator) | {"lora_unet_a.diff_b": torch.ones(6)}, "x")
+    _, account = resolve([(StackRow("1"), file)], MODEL, None)
+    assert account.warnings == ("1: not applied: lora_unet_a.diff_b: the model has no bias of this name",)
 
 
 def test_nothing_that_matches_is_refused_and_says_what_the_lora_is(generator):
@@ -133,17 +202,26 @@ def test_a_lora_for_another_base_is_refused_with_both_names(generator):
         resolve([(StackRow("1"), lora(generator, name, inner=2048))], MODEL, None)
 
 
+def test_a_lora_that_mostly_matches_is_never_refused_for_its_guessed_base(generator):
+    """Flux LoRAs on a model pruned from Flux, SD3 LoRAs with a third text encoder: the weights decide."""
+    tensors = pair("lora_unet_a", generator) | pair("lora_unet_gone", generator)
+    said = parse_state_dict(tensors, "x", {"ss_base_model_version": "sdxl_base_v1-0"})
+    resolved, account = resolve([(StackRow("1"), said)], MODEL, None)
+    assert resolved.model.fused
+    assert account.rows[0].lora_base == "SDXL"
+
+
 def test_a_lora_that_matches_wholly_is_never_refused_for_what_its_metadata_says(generator):
     tensors = pair("lora_unet_a", generator)
-    said = parse_state_dict(tensors, "x", metadata={"ss_base_model_version": "sdxl_base_v1-0"})
+    said = parse_state_dict(tensors, "x", {"ss_base_model_version": "sdxl_base_v1-0"})
     resolved, _ = resolve([(StackRow("1"), said)], MODEL, None)
-    assert resolved.model
+    assert resolved.model.fused
 
 
 def test_two_modules_of_one_file_for_one_weight_are_not_both_applied(generator):
     twins = lora(generator, "lora_unet_a", "alias_of_a")
     resolved, account = resolve([(StackRow("1"), twins)], MODEL, None)
-    assert len(resolved.model[Target("a.weight")].ups) == 1
+    assert len(resolved.model.fused[Target("a.weight")].ups) == 1
     assert "already feeds this weight" in account.rows[0].unmatched[0].reason
 
 
@@ -160,6 +238,6 @@ def test_an_unknown_matching_mode_is_refused(generator):
 
 def test_an_empty_stack_resolves_to_nothing_and_says_so():
     resolved, account = resolve([], MODEL, CLIP)
-    assert not resolved.model
-    assert not resolved.clip
+    assert not resolved.model.fused
+    assert not resolved.clip.fused
     assert "No LoRA is switched on" in account.report()

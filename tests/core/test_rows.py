@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 
 from lora_core.errors import StackError
@@ -96,6 +97,12 @@ def test_a_stack_that_another_node_changed_is_read_from_its_tuples():
 )
 def test_rows_of_other_packs_are_read(item):
     assert read_lora_stack([item]).rows == (StackRow("a", 0.8, 0.5),)
+
+
+def test_numbers_of_numpy_become_plain_floats():
+    (row,) = read_lora_stack([("a", np.float32(0.5), np.int64(1))]).rows
+    assert (row.model, row.clip) == (0.5, 1.0)
+    assert (type(row.model), type(row.clip)) == (float, float)
 
 
 @pytest.mark.parametrize("value", [None, [], [("None", 1.0, 1.0)], [{"lora": "a", "on": False}]])

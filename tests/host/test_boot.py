@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.devkit.host_client import PromptFailed, PromptRefused
+
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "lora-loom"
 NODES = ("LoomLoader", "LoomStack", "LoomApply", "LoomInspect")
@@ -85,3 +87,41 @@ def test_the_toy_models_can_be_chosen(client):
     loras = {file.name for file in (ROOT / "tools" / "toy_model" / "loras").glob("*.safetensors")}
     assert loras
     assert loras <= set(client.get("/models/loras"))
+
+
+def picture_graph(width: object) -> dict:
+    """A graph of core nodes that needs no model: a plain picture, shown."""
+    size = {"width": width, "height": 64, "batch_size": 1, "color": 255}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": size},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+
+
+def test_a_graph_runs_and_its_picture_can_be_fetched(client):
+    finished = client.run(picture_graph(64))
+    assert finished.executed == ("1", "2")
+    (view,) = finished.images("2")
+    assert client.fetch_image(view).startswith(b"\x89PNG")
+    again = client.run(picture_graph(64))
+    assert again.executed == ()
+    assert set(again.cached) == {"1", "2"}
+
+
+def test_a_refused_graph_names_the_node(client):
+    with pytest.raises(PromptRefused, match="width") as refusal:
+        client.run(picture_graph("wide"))
+    assert (refusal.value.node_id, refusal.value.node_type) == ("1", "EmptyImage")
+
+
+def test_a_failed_node_is_named_and_the_host_goes_on(client):
+    graph = {
+        **picture_graph(32),
+        "3": {"class_type": "ImageToMask", "inputs": {"image": ["1", 0], "channel": "alpha"}},
+        "4": {"class_type": "MaskPreview", "inputs": {"mask": ["3", 0]}},
+    }
+    with pytest.raises(PromptFailed, match="out of bounds") as failure:
+        client.run(graph)
+    assert (failure.value.node_id, failure.value.node_type) == ("3", "ImageToMask")
+    assert failure.value.kind == "IndexError"
+    assert client.run(picture_graph(32)).images()

@@ -30,7 +30,7 @@ def test_a_module_is_found_under_every_scheme(scheme):
     out, inner = targets.shapes[SD15_TO_K]
     tensors = {f"{module}.{up}.weight": torch.ones(out, 2), f"{module}.{down}.weight": torch.ones(2, inner)}
     resolved, _ = resolve([(StackRow("x"), parse_state_dict(tensors, "x"))], targets, None, "strict")
-    assert [target.key for target in resolved.model] == [SD15_TO_K]
+    assert [target.key for target in resolved.model.fused] == [SD15_TO_K]
 
 
 def test_old_diffusers_attention_processors_are_found():
@@ -39,7 +39,7 @@ def test_old_diffusers_attention_processors_are_found():
     module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k"
     tensors = {f"{module}_lora.up.weight": torch.ones(out, 2), f"{module}_lora.down.weight": torch.ones(2, inner)}
     resolved, _ = resolve([(StackRow("x"), parse_state_dict(tensors, "x"))], targets, None, "strict")
-    assert [target.key for target in resolved.model] == [SD15_TO_K]
+    assert [target.key for target in resolved.model.fused] == [SD15_TO_K]
 
 
 def test_every_name_of_a_model_is_known_once_and_kept():

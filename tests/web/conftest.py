@@ -1,0 +1,149 @@
+"""The ring web: the page of a real ComfyUI in a real Chromium.
+
+Every test that asks for `page` runs in each way that the page can be drawn: the host's own page,
+and a newer one, on the classic canvas and with Nodes 2.0 (Vue).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from tools.devkit import pins
+from tools.devkit.base_directory import SETTINGS, standard_base
+from tools.devkit.browser import find_browser
+from tools.devkit.environment import located
+from tools.devkit.host_client import HostClient
+from tools.devkit.host_process import Host, running_host
+
+ENVIRONMENT = located()
+OUR_NODE = "LoomLoader"
+READY_LIMIT = 120_000  # ms
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A version of the page (None: the one that the interpreter has) and how it draws nodes."""
+
+    version: str | None
+    vue: bool
+
+    def __str__(self) -> str:
+        return f"{self.version or 'own-page'}-{'vue' if self.vue else 'classic'}"
+
+
+def drawings() -> list[Drawing]:
+    """Nodes 2.0 of the old page moves nodes about when it loads a graph, so it is left out."""
+    found = [Drawing(None, vue=False)]
+    if ENVIRONMENT.frontend_root(pins.NEWER_FRONTEND).is_dir():
+        newer = pins.NEWER_FRONTEND
+        found += [Drawing(newer, vue=False), Drawing(newer, vue=True)]
+    return found
+
+
+@pytest.fixture(scope="session", params=drawings(), ids=str)
+def drawing(request) -> Drawing:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory):
+    """A function from a page version to a running host that serves it."""
+    running: dict[str | None, Host] = {}
+    with ExitStack() as stack:
+
+        def host_of(version: str | None) -> Host:
+            if version not in running:
+                base = standard_base(tmp_path_factory.mktemp("web"))
+                root = ENVIRONMENT.frontend_root(version) if version else None
+                host = running_host(ENVIRONMENT, base, front_end_root=root)
+                running[version] = stack.enter_context(host)
+            return running[version]
+
+        yield host_of
+
+
+@pytest.fixture(scope="session")
+def client(hosts, drawing) -> HostClient:
+    """A client of the host that serves the page, its settings as the drawing wants them."""
+    client = HostClient(hosts(drawing.version).url)
+    client.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": drawing.vue})
+    return client
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = find_browser()
+    assert program is not None, "no Chromium: run this ring through python dev.py test web"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=str(program), args=list(CHROMIUM_FLAGS), headless=True
+        )
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def opened(browser: Browser, url: str) -> Iterator[Page]:
+    """A page of ComfyUI, ready for use, that reaches no server but its own."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+
+    def stay_local(route: Route) -> None:
+        local = route.request.url.startswith((url, "data:", "blob:"))
+        route.continue_() if local else route.abort()
+
+    context.route("**/*", stay_local)
+    page = context.new_page()
+    # Not "networkidle": the page keeps its websocket open.
+    page.goto(url, wait_until="domcontentloaded")
+    page.wait_for_function(
+        "node => window.app?.extensionManager && window.app.graph"
+        " && window.LiteGraph?.registered_node_types[node]",
+        arg=OUR_NODE,
+        timeout=READY_LIMIT,
+    )
+    yield page
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def page(browser, client):
+    """A page that the tests share; each loads its own graph into it."""
+    with opened(browser, client.url) as page:
+        yield page
+
+
+@pytest.fixture
+def fresh_page(browser, client):
+    """A page for a test that leaves it unfit for others."""
+    with opened(browser, client.url) as page:
+        yield page
+
+
+@pytest.fixture
+def save_screenshot(request, drawing):
+    """A function that saves what the page shows, under a name and the way it is drawn."""
+
+    def save(page: Page, name: str) -> Path:
+        folder = ENVIRONMENT.screenshots
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / re.sub(r"[^\w.-]+", "_", f"{name}-{drawing}.png")
+        page.screenshot(path=path)
+        return path
+
+    return save

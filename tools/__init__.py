@@ -1,0 +1,1 @@
+"""What a developer of LoRA Loom runs; never shipped with the pack."""
