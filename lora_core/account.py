@@ -96,7 +96,10 @@ def _row_lines(account: RowAccount) -> list[str]:
 
 def _row_details(account: RowAccount) -> list[str]:
     totals = {"MODEL": account.model.total, "CLIP": account.clip.total}
-    lines = [f"no {part} connected: its {totals[part]} keys were left aside" for part in account.not_connected]
+    lines = [
+        f"no {part} connected: its {totals[part]} keys were left aside"
+        for part in account.not_connected
+    ]
     lines += [f"shape differs: {item.key}: {item.reason}" for item in account.clashes]
     lines += [f"not applied: {item.key}: {item.reason}" for item in account.unmatched]
     return lines

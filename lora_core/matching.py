@@ -55,12 +55,18 @@ def _clashes(account: RowAccount) -> str | None:
 def _hardly_matches(account: RowAccount) -> str | None:
     """A file of which most, or all, is left over is not the LoRA that the person meant to apply."""
     nothing_to_match = not account.model.total and not account.clip.total
-    clip_alone = account.clip.total and not account.model.matched and "CLIP" not in account.not_connected
+    clip_alone = (
+        account.clip.total and not account.model.matched and "CLIP" not in account.not_connected
+    )
     lost = _minority(account) or nothing_to_match or (clip_alone and not account.clip.matched)
     if not lost or not account.unmatched:
         return None
     found, first = account.model.matched + account.clip.matched, account.unmatched[0]
-    share = "none of its keys fits this model" if not found else "most of its keys do not fit this model"
+    share = (
+        "none of its keys fits this model"
+        if not found
+        else "most of its keys do not fit this model"
+    )
     return (
         f"{share}, first '{first.key}': {first.reason}. The LoRA: {account.line()}; "
         f"the model: {account.model_base or 'base unknown'}. Choose a LoRA made for this model, "

@@ -25,7 +25,9 @@ def inspect_report(adapter: AdapterFile, account: Account | None = None) -> str:
     ]
     if adapter.differences:
         lines.append(f"whole differences: {len(adapter.differences)} of weights and biases")
-    lines += [f"not read: {left.key}: {left.reason}" for left in adapter.leftovers[:_SHOWN_LEFTOVERS]]
+    lines += [
+        f"not read: {left.key}: {left.reason}" for left in adapter.leftovers[:_SHOWN_LEFTOVERS]
+    ]
     hidden = len(adapter.leftovers) - _SHOWN_LEFTOVERS
     if hidden > 0:
         lines.append(f"and {hidden} more keys that were not read")

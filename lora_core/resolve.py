@@ -76,8 +76,12 @@ def resolve(
         check(account, matching)
         accounts.append(account)
         strengths = {"model": row.model, "clip": row.clip}
-        weighted += [(match, strengths[match.part]) for match in matches if strengths[match.part] != 0]
-    parts = {part: _sum([(m, s) for m, s in weighted if m.part == part]) for part in ("model", "clip")}
+        weighted += [
+            (match, strengths[match.part]) for match in matches if strengths[match.part] != 0
+        ]
+    parts = {
+        part: _sum([(m, s) for m, s in weighted if m.part == part]) for part in ("model", "clip")
+    }
     return ResolvedPatches(parts["model"], parts["clip"]), Account(tuple(accounts))
 
 
@@ -90,7 +94,9 @@ def _sum(weighted: list[tuple[Match, float]]) -> PartPatches:
             low_rank.setdefault(match.target, []).append((match.adapter, strength))
         else:
             term = strength * match.adapter.tensor.float()
-            differences[match.target] = differences[match.target] + term if match.target in differences else term
+            differences[match.target] = (
+                differences[match.target] + term if match.target in differences else term
+            )
     return PartPatches({target: _fused(terms) for target, terms in low_rank.items()}, differences)
 
 
@@ -117,13 +123,19 @@ def _match_row(
         elif (clash := _clash(item, shape)) is not None:
             clashes.append(Leftover(_said(name, item), clash))
         elif (twin := matches.get((part, target, type(item)))) is not None:
-            unmatched.append(Leftover(_said(name, item), f"'{twin[0]}' of the same file already feeds this weight"))
+            unmatched.append(
+                Leftover(
+                    _said(name, item), f"'{twin[0]}' of the same file already feeds this weight"
+                )
+            )
         else:
             matches[part, target, type(item)] = (name, Match(part, target, item))
     found = [match for _, match in matches.values()]
     totals = _totals(adapter)
     counts = {
-        part: PartCount(sum(m.part == part and isinstance(m.adapter, LowRank) for m in found), totals[part])
+        part: PartCount(
+            sum(m.part == part and isinstance(m.adapter, LowRank) for m in found), totals[part]
+        )
         for part in maps
     }
     model = maps["model"]
@@ -179,7 +191,11 @@ def _find(name: str, kind: str, targets: TargetMap) -> Target | None:
 
 
 def _bias_of(weight: Target) -> Target | None:
-    if not weight.key.endswith(".weight") or weight.function is not None or (weight.offset or (0,))[0] != 0:
+    if (
+        not weight.key.endswith(".weight")
+        or weight.function is not None
+        or (weight.offset or (0,))[0] != 0
+    ):
         return None
     return replace(weight, key=weight.key.removesuffix("weight") + "bias")
 
@@ -202,15 +218,29 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _with_guesses(unmatched: list[Leftover], maps: Mapping[str, TargetMap | None]) -> Iterator[Leftover]:
+def _with_guesses(
+    unmatched: list[Leftover], maps: Mapping[str, TargetMap | None]
+) -> Iterator[Leftover]:
     """Name the nearest weight for the first few modules that found none."""
     guesses = 0
     for item in unmatched:
         targets = maps[_part(item.key)]
-        if targets is not None and item.reason.endswith("weight of this name") and guesses < _GUESSES:
+        if (
+            targets is not None
+            and item.reason.endswith("weight of this name")
+            and guesses < _GUESSES
+        ):
             guesses += 1
-            near = [name for name in targets.names if name[:12] == item.key[:12] and abs(len(name) - len(item.key)) <= 3]
+            near = [
+                name
+                for name in targets.names
+                if name[:12] == item.key[:12] and abs(len(name) - len(item.key)) <= 3
+            ]
             close = difflib.get_close_matches(item.key, near, n=1, cutoff=0.85)
-            yield replace(item, reason=f"{item.reason}; the nearest name is '{close[0]}'") if close else item
+            yield (
+                replace(item, reason=f"{item.reason}; the nearest name is '{close[0]}'")
+                if close
+                else item
+            )
         else:
             yield item

@@ -4,7 +4,9 @@ from . import inspect, load, stack
 
 _TOPICS = (load, stack, inspect)
 
-NODE_CLASS_MAPPINGS = {node_id: node for topic in _TOPICS for node_id, node in topic.NODE_CLASS_MAPPINGS.items()}
+NODE_CLASS_MAPPINGS = {
+    node_id: node for topic in _TOPICS for node_id, node in topic.NODE_CLASS_MAPPINGS.items()
+}
 NODE_DISPLAY_NAME_MAPPINGS = {
     node_id: name for topic in _TOPICS for node_id, name in topic.NODE_DISPLAY_NAME_MAPPINGS.items()
 }

@@ -15,10 +15,15 @@ log = logging.getLogger(__name__)
 
 CATEGORY = "LoRA Loom"
 
-MODEL_INPUT = ("MODEL", {"tooltip": "The diffusion model. It is not changed; a patched clone comes out."})
+MODEL_INPUT = (
+    "MODEL",
+    {"tooltip": "The diffusion model. It is not changed; a patched clone comes out."},
+)
 CLIP_INPUT = (
     "CLIP",
-    {"tooltip": "The text encoder. Without it the LoRA's text-encoder keys are left aside, and reported."},
+    {
+        "tooltip": "The text encoder. Without it the LoRA's text-encoder keys are left aside, and reported."
+    },
 )
 MODEL_OUT = "The model with the LoRAs on it."
 CLIP_OUT = "The text encoder with the LoRAs on it."
@@ -76,4 +81,6 @@ def connected(value: Any, socket: str, node: str) -> Any:
     """The value, or where nothing is connected a stop for whatever reads this output, in plain words."""
     if value is not None:
         return value
-    return stop_with(f"{node} has no {socket} connected, so it has none to give. Connect {socket} to {node}.")
+    return stop_with(
+        f"{node} has no {socket} connected, so it has none to give. Connect {socket} to {node}."
+    )

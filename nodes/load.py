@@ -27,7 +27,10 @@ class LoomLoader:
         return {
             "required": {
                 "model": _spec.MODEL_INPUT,
-                "lora_name": (lora_names(), {"tooltip": "A file of the loras folder. Press R after adding one."}),
+                "lora_name": (
+                    lora_names(),
+                    {"tooltip": "A file of the loras folder. Press R after adding one."},
+                ),
                 "strength_model": _spec.strength(1.0, "the diffusion model"),
                 "strength_clip": _spec.strength(1.0, "the text encoder"),
             },

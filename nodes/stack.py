@@ -35,16 +35,30 @@ class LoomStack:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        rows = {"multiline": True, "default": '{"version": 1, "rows": []}', "tooltip": _ROWS_TOOLTIP}
+        rows = {
+            "multiline": True,
+            "default": '{"version": 1, "rows": []}',
+            "tooltip": _ROWS_TOOLTIP,
+        }
         return {
             "required": {"rows": ("STRING", rows)},
             "optional": {
                 "model": _spec.MODEL_INPUT,
                 "clip": _spec.CLIP_INPUT,
-                "lora_stack": ("LORA_STACK", {"tooltip": "Rows from another node, put before the rows of this one."}),
-                "lora_model": ("LORA_MODEL", {"tooltip": "A LoRA in memory, from a trainer or a merge; the last row."}),
-                "lora_model_strength": _spec.strength(1.0, "the diffusion model (for the LORA_MODEL input)"),
-                "lora_clip_strength": _spec.strength(1.0, "the text encoder (for the LORA_MODEL input)"),
+                "lora_stack": (
+                    "LORA_STACK",
+                    {"tooltip": "Rows from another node, put before the rows of this one."},
+                ),
+                "lora_model": (
+                    "LORA_MODEL",
+                    {"tooltip": "A LoRA in memory, from a trainer or a merge; the last row."},
+                ),
+                "lora_model_strength": _spec.strength(
+                    1.0, "the diffusion model (for the LORA_MODEL input)"
+                ),
+                "lora_clip_strength": _spec.strength(
+                    1.0, "the text encoder (for the LORA_MODEL input)"
+                ),
                 "matching": _spec.matching(),
             },
         }
@@ -70,12 +84,18 @@ class LoomStack:
     ) -> dict[str, Any]:
         whole = read_lora_stack(lora_stack) + parse_rows(rows)
         if lora_model is not None:
-            whole += LoraStack((in_memory_row(lora_model, lora_model_strength, lora_clip_strength),))
+            whole += LoraStack(
+                (in_memory_row(lora_model, lora_model_strength, lora_clip_strength),)
+            )
         applied = apply_stack(whole, model, clip, matching)
         model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
         return _spec.shown(
-            _spec.report(applied.account), model_out, clip_out, outgoing(whole), applied.trigger_words
+            _spec.report(applied.account),
+            model_out,
+            clip_out,
+            outgoing(whole),
+            applied.trigger_words,
         )
 
 
@@ -93,15 +113,22 @@ class LoomApply:
         return {
             "required": {
                 "model": _spec.MODEL_INPUT,
-                "lora_stack": ("LORA_STACK", {"tooltip": "Rows of (name, model strength, clip strength)."}),
+                "lora_stack": (
+                    "LORA_STACK",
+                    {"tooltip": "Rows of (name, model strength, clip strength)."},
+                ),
             },
             "optional": {"clip": _spec.CLIP_INPUT, "matching": _spec.matching()},
         }
 
-    def apply(self, model: Any, lora_stack: Any, clip: Any = None, matching: str = "auto") -> dict[str, Any]:
+    def apply(
+        self, model: Any, lora_stack: Any, clip: Any = None, matching: str = "auto"
+    ) -> dict[str, Any]:
         applied = apply_stack(read_lora_stack(lora_stack), model, clip, matching)
         report = _spec.report(applied.account)
-        return _spec.shown(report, applied.model, _spec.connected(applied.clip, "CLIP", "Loom Apply Stack"), report)
+        return _spec.shown(
+            report, applied.model, _spec.connected(applied.clip, "CLIP", "Loom Apply Stack"), report
+        )
 
 
 NODE_CLASS_MAPPINGS = {"LoomStack": LoomStack, "LoomApply": LoomApply}

@@ -72,7 +72,9 @@ def make_model(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
         parameter.requires_grad_(False)
         parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.03).to(dtype)
     load = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(inner, load_device=load, offload_device=torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(
+        inner, load_device=load, offload_device=torch.device("cpu")
+    )
 
 
 def write_loras(model: Any, folder: Path, count: int) -> list[str]:
@@ -85,15 +87,23 @@ def write_loras(model: Any, folder: Path, count: int) -> list[str]:
         for key, shape in adapted.items():
             name = "lora_unet_" + key[len("diffusion_model.") : -len(".weight")].replace(".", "_")
             ones = (1,) * (len(shape) - 2)
-            tensors[f"{name}.lora_up.weight"] = torch.randn(shape[0], RANK, *ones, generator=generator) * 0.02
-            tensors[f"{name}.lora_down.weight"] = torch.randn(RANK, *shape[1:], generator=generator) * 0.02
+            tensors[f"{name}.lora_up.weight"] = (
+                torch.randn(shape[0], RANK, *ones, generator=generator) * 0.02
+            )
+            tensors[f"{name}.lora_down.weight"] = (
+                torch.randn(RANK, *shape[1:], generator=generator) * 0.02
+            )
             tensors[f"{name}.alpha"] = torch.tensor(ALPHA)
-        safetensors.torch.save_file({k: v.half() for k, v in tensors.items()}, folder / f"lora_{index}.safetensors")
+        safetensors.torch.save_file(
+            {k: v.half() for k, v in tensors.items()}, folder / f"lora_{index}.safetensors"
+        )
     return [f"lora_{index}.safetensors" for index in range(count)]
 
 
 def _is_adapted(key: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) >= 2 and ("transformer_blocks" in key or ".proj_in." in key or ".proj_out." in key)
+    return len(shape) >= 2 and (
+        "transformer_blocks" in key or ".proj_in." in key or ".proj_out." in key
+    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,10 @@ def our_side(model: Any, names: list[str]) -> Side:
     stack, apply = pack.NODE_CLASS_MAPPINGS["LoomStack"](), pack.NODE_CLASS_MAPPINGS["LoomApply"]()
 
     def run(first: float) -> Any:
-        rows = [f'{{"lora": "{name}", "model": {first if i == 0 else 0.8}}}' for i, name in enumerate(names)]
+        rows = [
+            f'{{"lora": "{name}", "model": {first if i == 0 else 0.8}}}'
+            for i, name in enumerate(names)
+        ]
         lora_stack = stack.stack(f"[{', '.join(rows)}]")["result"][2]
         return apply.apply(model, lora_stack)["result"][0]
 
@@ -174,7 +187,11 @@ def bench_case(dtype: str, model: Any, names: list[str], rounds: int) -> list[Be
         return taken
 
     rows = []
-    for measure, name, turns in ((nodes_again, "nodes", 4 * rounds), (first_load, "load", rounds), (change, "change", rounds)):
+    for measure, name, turns in (
+        (nodes_again, "nodes", 4 * rounds),
+        (first_load, "load", rounds),
+        (change, "change", rounds),
+    ):
         times = interleaved(lambda m=measure: m(ours), lambda m=measure: m(core), turns)
         rows.append(median_row(f"{name} {case}", *times))
     return [*rows, _memory(case, model, ours, core), _error(case, model, ours, core, names)]
@@ -215,15 +232,24 @@ def _error(case: str, model: Any, ours: Side, core: Side, names: list[str]) -> B
     """Frobenius norm of patched - exact over a sample of weights, exact in float64."""
     load(model)
     state = model.model.state_dict()
-    files = [safetensors.torch.load_file(folder_paths.get_full_path_or_raise("loras", name)) for name in names]
-    keys = [k for k in state if k.endswith(".weight") and _is_adapted(k, tuple(state[k].shape)) and _has(k, files[0])]
+    files = [
+        safetensors.torch.load_file(folder_paths.get_full_path_or_raise("loras", name))
+        for name in names
+    ]
+    keys = [
+        k
+        for k in state
+        if k.endswith(".weight") and _is_adapted(k, tuple(state[k].shape)) and _has(k, files[0])
+    ]
     sample = keys[:: max(1, len(keys) // 24)]
     exact = {key: _exact(key, state[key], files) for key in sample}
     errors = []
     for side in (ours, core):
         patched = side.ready(0.8)
         live = patched.model.state_dict()
-        errors.append(sum(float((live[k].cpu().double() - exact[k]).square().sum()) for k in sample) ** 0.5)
+        errors.append(
+            sum(float((live[k].cpu().double() - exact[k]).square().sum()) for k in sample) ** 0.5
+        )
     return BenchRow(f"error {case}", "norm", errors[0], errors[1])
 
 
@@ -245,10 +271,14 @@ def _exact(key: str, weight: torch.Tensor, files: list[dict[str, torch.Tensor]])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="bench stack", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="bench stack", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("--json", help="write the table to this file")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side per case")
-    parser.add_argument("--counts", type=int, nargs="*", default=[1, 2, 4, 8], help="LoRAs in the stack")
+    parser.add_argument(
+        "--counts", type=int, nargs="*", default=[1, 2, 4, 8], help="LoRAs in the stack"
+    )
     parser.add_argument("--dtypes", nargs="*", default=list(DTYPES), choices=list(DTYPES))
     options = parser.parse_args()
     rows: list[BenchRow] = []

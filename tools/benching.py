@@ -53,7 +53,9 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def median_row(case: str, ours: Iterable[float], rival: Iterable[float], unit: str = "s") -> BenchRow:
+def median_row(
+    case: str, ours: Iterable[float], rival: Iterable[float], unit: str = "s"
+) -> BenchRow:
     return BenchRow(case, unit, statistics.median(ours), statistics.median(rival))
 
 
@@ -63,7 +65,9 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = info.read_text("utf-8", "replace").splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu
+        )
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     return f"{cpu}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}"
 
@@ -74,7 +78,9 @@ def publish(bench: str, rows: list[BenchRow], path: str | None) -> None:
     print(f"\n{bench} on {machine()}; ratio = rival / ours, above 1 is better")
     print(f"{'case':<{width}}  {'ours':>10}  {'rival':>10}  {'ratio':>7}  unit")
     for row in rows:
-        print(f"{row.case:<{width}}  {row.ours:10.4g}  {row.rival:10.4g}  {row.ratio:6.2f}x  {row.unit}")
+        print(
+            f"{row.case:<{width}}  {row.ours:10.4g}  {row.rival:10.4g}  {row.ratio:6.2f}x  {row.unit}"
+        )
     if path:
         document = {
             "bench": bench,

@@ -99,9 +99,16 @@ def sheet(rows: list[Seen], prompt_text: str) -> Image.Image:
     columns = min(SHOWN_SEEDS, len(rows[0].pictures))
     canvas = Image.new("RGB", (_LABEL + columns * _CELL, 2 * _HEAD + len(rows) * _CELL), "white")
     draw = ImageDraw.Draw(canvas)
-    draw.text((8, 10), f'LoRA Loom on the toy model, prompt: "{prompt_text}"', fill="black", font_size=18)
+    draw.text(
+        (8, 10), f'LoRA Loom on the toy model, prompt: "{prompt_text}"', fill="black", font_size=18
+    )
     for column in range(columns):
-        draw.text((_LABEL + column * _CELL + 8, _HEAD + 8), f"seed {column + 1}", fill="black", font_size=15)
+        draw.text(
+            (_LABEL + column * _CELL + 8, _HEAD + 8),
+            f"seed {column + 1}",
+            fill="black",
+            font_size=15,
+        )
     for index, seen in enumerate(rows):
         top = 2 * _HEAD + index * _CELL
         draw.text((8, top + 40), seen.condition.title, fill="black", font_size=20)
@@ -149,8 +156,12 @@ def stacking_works(rows: list[Seen]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="dev.py demo", description="Run the examples on the toy model.")
-    parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="where the pictures go")
+    parser = argparse.ArgumentParser(
+        prog="dev.py demo", description="Run the examples on the toy model."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "demo_output", help="where the pictures go"
+    )
     parser.add_argument("--seeds", type=int, default=16, help="pictures for each row of the sheet")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -166,7 +177,9 @@ def main() -> int:
     sheet(rows, text_of(prompt)).save(options.out / "sheet.png")
     print(f"\n{table(rows)}\n\nThe sheet: {os.path.relpath(options.out / 'sheet.png')}")
     if not stacking_works(rows):
-        print(f"Stacking does not work here: both should be seen in {WANTED_WHEN_STACKED:.0%} or more.")
+        print(
+            f"Stacking does not work here: both should be seen in {WANTED_WHEN_STACKED:.0%} or more."
+        )
         return 1
     return 0
 

@@ -90,7 +90,15 @@ def one_lora(models: Models) -> Graph:
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style],
     )
-    _picture(graph, models, (loader, 0), (loader, 1), (checkpoint, 2), models.style_prompt, "loom/one_lora")
+    _picture(
+        graph,
+        models,
+        (loader, 0),
+        (loader, 1),
+        (checkpoint, 2),
+        models.style_prompt,
+        "loom/one_lora",
+    )
     graph.note((40, 280), (340, 160), f"## One LoRA\nLoom Loader says what matched. {models.where}")
     return graph
 
@@ -100,7 +108,15 @@ def style_and_character(models: Models) -> Graph:
     graph = Graph()
     checkpoint = _checkpoint(graph, models)
     stack = _stack(graph, models, (checkpoint, 0), (checkpoint, 1))
-    _picture(graph, models, (stack, 0), (stack, 1), (checkpoint, 2), models.both_prompt, "loom/style_and_character")
+    _picture(
+        graph,
+        models,
+        (stack, 0),
+        (stack, 1),
+        (checkpoint, 2),
+        models.both_prompt,
+        "loom/style_and_character",
+    )
     graph.note(
         (40, 280),
         (340, 160),
@@ -119,10 +135,23 @@ def lora_stack(models: Models) -> Graph:
         (860, 120),
         (300, 220),
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("report", "STRING")],
-        [("model", "MODEL", (checkpoint, 0)), ("lora_stack", "LORA_STACK", (stack, 2)), ("clip", "CLIP", (checkpoint, 1))],
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("lora_stack", "LORA_STACK", (stack, 2)),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
         ["auto"],
     )
-    _picture(graph, models, (apply, 0), (apply, 1), (checkpoint, 2), models.both_prompt, "loom/lora_stack", left=1200)
+    _picture(
+        graph,
+        models,
+        (apply, 0),
+        (apply, 1),
+        (checkpoint, 2),
+        models.both_prompt,
+        "loom/lora_stack",
+        left=1200,
+    )
     graph.note(
         (40, 280),
         (340, 160),
@@ -149,7 +178,9 @@ def _checkpoint(graph: Graph, models: Models) -> int:
     )
 
 
-def _stack(graph: Graph, models: Models, model: tuple[int, int] | None, clip: tuple[int, int] | None) -> int:
+def _stack(
+    graph: Graph, models: Models, model: tuple[int, int] | None, clip: tuple[int, int] | None
+) -> int:
     rows = [
         {"lora": models.style, "model": 0.8, "clip": 0.8, "on": True, "role": "style"},
         {"lora": models.character, "model": 0.9, "clip": 0.9, "on": True, "role": "character"},
@@ -159,7 +190,12 @@ def _stack(graph: Graph, models: Models, model: tuple[int, int] | None, clip: tu
         "LoomStack",
         (420, 120),
         (400, 420),
-        [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("LORA_STACK", "LORA_STACK"), ("trigger words", "STRING")],
+        [
+            ("MODEL", "MODEL"),
+            ("CLIP", "CLIP"),
+            ("LORA_STACK", "LORA_STACK"),
+            ("trigger words", "STRING"),
+        ],
         [
             ("model", "MODEL", model),
             ("clip", "CLIP", clip),
@@ -182,9 +218,24 @@ def _picture(
 ) -> None:
     """Prompts, sampler, decoder and the saved picture, from `left` to the right."""
     conditioning = [("CONDITIONING", "CONDITIONING")]
-    positive = graph.add("CLIPTextEncode", (left, 120), (340, 120), conditioning, [("clip", "CLIP", clip)], [prompt])
-    negative = graph.add("CLIPTextEncode", (left, 290), (340, 120), conditioning, [("clip", "CLIP", clip)], [models.negative])
-    latent = graph.add("EmptyLatentImage", (left, 460), (340, 110), [("LATENT", "LATENT")], widgets=[models.size, models.size, 1])
+    positive = graph.add(
+        "CLIPTextEncode", (left, 120), (340, 120), conditioning, [("clip", "CLIP", clip)], [prompt]
+    )
+    negative = graph.add(
+        "CLIPTextEncode",
+        (left, 290),
+        (340, 120),
+        conditioning,
+        [("clip", "CLIP", clip)],
+        [models.negative],
+    )
+    latent = graph.add(
+        "EmptyLatentImage",
+        (left, 460),
+        (340, 110),
+        [("LATENT", "LATENT")],
+        widgets=[models.size, models.size, 1],
+    )
     sampler = graph.add(
         "KSampler",
         (left + 380, 120),
@@ -199,9 +250,20 @@ def _picture(
         [1, "fixed", 20, 4.0, "euler", "normal", 1.0],
     )
     decoded = graph.add(
-        "VAEDecode", (left + 380, 430), (300, 60), [("IMAGE", "IMAGE")], [("samples", "LATENT", (sampler, 0)), ("vae", "VAE", vae)]
+        "VAEDecode",
+        (left + 380, 430),
+        (300, 60),
+        [("IMAGE", "IMAGE")],
+        [("samples", "LATENT", (sampler, 0)), ("vae", "VAE", vae)],
     )
-    graph.add("SaveImage", (left + 720, 120), (340, 380), [], [("images", "IMAGE", (decoded, 0))], [prefix])
+    graph.add(
+        "SaveImage",
+        (left + 720, 120),
+        (340, 380),
+        [],
+        [("images", "IMAGE", (decoded, 0))],
+        [prefix],
+    )
 
 
 def written(name: str, models: Models) -> str:

@@ -88,7 +88,9 @@ def api_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[st
             continue
         if node["type"] not in object_info:
             raise KeyError(f"the host has no node {node['type']}")
-        inputs = dict(zip(_widget_names(object_info[node["type"]]), node["widgets_values"], strict=True))
+        inputs = dict(
+            zip(_widget_names(object_info[node["type"]]), node["widgets_values"], strict=True)
+        )
         inputs.pop(_SEED_FOLLOWER, None)
         inputs |= {i["name"]: origins[i["link"]] for i in node["inputs"] if i["link"] is not None}
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}

@@ -13,7 +13,10 @@ _NAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (base, re.compile(pattern))
     for base, pattern in (
         ("AuraFlow", r"joint_transformer_blocks[._]\d+|single_transformer_blocks[._]\d+[._]ff[._]"),
-        ("HunyuanVideo", r"double_blocks\.\d+\.img_attn_|double_blocks[._]19[._]|[._]single_blocks[._]3[89][._]"),
+        (
+            "HunyuanVideo",
+            r"double_blocks\.\d+\.img_attn_|double_blocks[._]19[._]|[._]single_blocks[._]3[89][._]",
+        ),
         ("Flux", r"(?:^|[._])single_blocks[._]\d+[._]linear1|single_transformer_blocks[._]\d+"),
         ("Flux", r"(?:^|[._])double_blocks[._]\d+[._]img_(?:attn|mlp|mod)"),
         ("SD3", r"(?:^|[._])joint_blocks[._]\d+"),
@@ -50,14 +53,20 @@ def base_of(adapter: AdapterFile) -> str | None:
 
     Names and shapes come first: metadata is what a person typed, keys are what was trained.
     """
-    methods: tuple[Callable[[AdapterFile], str | None], ...] = (_from_unet, _from_names, _from_metadata)
+    methods: tuple[Callable[[AdapterFile], str | None], ...] = (
+        _from_unet,
+        _from_names,
+        _from_metadata,
+    )
     return next((base for method in methods if (base := method(adapter)) is not None), None)
 
 
 def _from_unet(adapter: AdapterFile) -> str | None:
     """A UNet by the width of its text features, or by having a second text encoder."""
     unet = [name for name in adapter.modules if _UNET_BLOCK.search(name)]
-    widths = (int(adapter.modules[name].down.shape[1]) for name in unet if _CROSS_ATTENTION.search(name))
+    widths = (
+        int(adapter.modules[name].down.shape[1]) for name in unet if _CROSS_ATTENTION.search(name)
+    )
     base = next((_CONTEXT_WIDTH[width] for width in widths if width in _CONTEXT_WIDTH), None)
     if base is None and unet and any(_SECOND_TEXT_ENCODER.match(name) for name in adapter.modules):
         return "SDXL"
@@ -66,7 +75,9 @@ def _from_unet(adapter: AdapterFile) -> str | None:
 
 def _from_names(adapter: AdapterFile) -> str | None:
     names = [*adapter.modules, *adapter.unread]
-    return next((base for base, pattern in _NAMES if any(pattern.search(name) for name in names)), None)
+    return next(
+        (base for base, pattern in _NAMES if any(pattern.search(name) for name in names)), None
+    )
 
 
 def _from_metadata(adapter: AdapterFile) -> str | None:

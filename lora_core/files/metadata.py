@@ -35,7 +35,9 @@ def _words_of(value: str) -> list[str]:
 
 def joined_words(adapters: tuple[AdapterFile, ...]) -> str:
     """The trigger words of several LoRAs as one prompt text, in stack order, each once."""
-    return ", ".join(dict.fromkeys(word for adapter in adapters for word in trigger_words(adapter.metadata)))
+    return ", ".join(
+        dict.fromkeys(word for adapter in adapters for word in trigger_words(adapter.metadata))
+    )
 
 
 def title(adapter: AdapterFile) -> str:

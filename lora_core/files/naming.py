@@ -108,7 +108,12 @@ def candidate_names(module: str) -> tuple[str, ...]:
 
 
 # Old diffusers wraps the projections of a text encoder in `to_q_lora`; the layers themselves are `q_proj`.
-_OLD_PROJECTIONS = (("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj"))
+_OLD_PROJECTIONS = (
+    ("to_q", "q_proj"),
+    ("to_k", "k_proj"),
+    ("to_v", "v_proj"),
+    ("to_out", "out_proj"),
+)
 
 
 def _text_encoder_names(name: str) -> list[str]:
@@ -116,7 +121,11 @@ def _text_encoder_names(name: str) -> list[str]:
         return [f"text_encoder.{name}"]
     if name.startswith(("clip_l.", "clip_g.", "t5xxl.")):
         return [f"text_encoders.{name}"]
-    return [name.removesuffix(old) + new for old, new in _OLD_PROJECTIONS if name.endswith(f".self_attn.{old}")]
+    return [
+        name.removesuffix(old) + new
+        for old, new in _OLD_PROJECTIONS
+        if name.endswith(f".self_attn.{old}")
+    ]
 
 
 def _model_names(name: str) -> list[str]:
@@ -124,7 +133,13 @@ def _model_names(name: str) -> list[str]:
         return [name.replace("lora_unet__", "lora_unet_", 1)]
     if "." not in name or name.startswith("diffusion_model."):
         return []
-    dotted = name.removeprefix("unet.").removeprefix("transformer.").replace(".processor.to_", ".to_")
+    dotted = (
+        name.removeprefix("unet.").removeprefix("transformer.").replace(".processor.to_", ".to_")
+    )
     if dotted.endswith(".to_out"):
         dotted += ".0"
-    return [f"transformer.{dotted}", f"diffusion_model.{dotted}", "lora_unet_" + dotted.replace(".", "_")]
+    return [
+        f"transformer.{dotted}",
+        f"diffusion_model.{dotted}",
+        "lora_unet_" + dotted.replace(".", "_"),
+    ]

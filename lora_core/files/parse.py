@@ -11,7 +11,9 @@ from ..errors import LoraFileError, LoraKeyError
 from .naming import KeyParts, is_recognised, split_key
 
 _FACTOR_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-_FACTOR_DTYPES |= {getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)}
+_FACTOR_DTYPES |= {
+    getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)
+}
 
 # Key of each part of one module.
 _Parts = dict[str, str]
@@ -26,7 +28,9 @@ def parse_state_dict(
     LoraFileError where a tensor holds NaN or infinity or is no floating-point tensor, or there is none at all.
     """
     if not tensors:
-        raise LoraFileError(f"{label}: holds no tensors. Is it a finished LoRA? Download or save it again.")
+        raise LoraFileError(
+            f"{label}: holds no tensors. Is it a finished LoRA? Download or save it again."
+        )
     grouped, unread, leftovers = _group(tensors, label)
     modules: dict[str, LowRank] = {}
     differences: dict[tuple[str, str], Difference] = {}
@@ -39,7 +43,9 @@ def parse_state_dict(
             leftovers.append(Leftover(parts["alpha"], "an alpha without matrices"))
         elif parts:
             modules[name] = _low_rank(name, parts, tensors, label)
-    return AdapterFile(label, modules, tuple(leftovers), dict(metadata or {}), differences, tuple(unread))
+    return AdapterFile(
+        label, modules, tuple(leftovers), dict(metadata or {}), differences, tuple(unread)
+    )
 
 
 def _group(
@@ -52,7 +58,9 @@ def _group(
     for key in tensors:
         split = split_key(key)
         if split is None:
-            reason = "not read yet" if is_recognised(key) else "not a name that any LoRA format uses"
+            reason = (
+                "not read yet" if is_recognised(key) else "not a name that any LoRA format uses"
+            )
             leftovers.append(Leftover(key, reason))
             continue
         _put(grouped, split, key, label)
@@ -95,7 +103,9 @@ def _low_rank(name: str, keys: _Parts, tensors: Mapping[str, torch.Tensor], labe
 def _number(key: str, tensors: Mapping[str, torch.Tensor], label: str) -> float:
     tensor = tensors[key]
     if tensor.numel() != 1 or tensor.is_complex():
-        raise LoraKeyError(f"{label}: '{key}' must hold one number; its shape is {tuple(tensor.shape)}.")
+        raise LoraKeyError(
+            f"{label}: '{key}' must hold one number; its shape is {tuple(tensor.shape)}."
+        )
     return float(tensor.reshape(()))
 
 
@@ -123,11 +133,15 @@ def _check_shapes(name: str, adapter: LowRank, label: str) -> None:
     up, down, mid = adapter.up, adapter.down, adapter.mid
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in adapter.tensors)
     if any(tensor.dim() < 2 or tensor.numel() == 0 for tensor in adapter.tensors):
-        raise LoraKeyError(f"{label}: '{name}' is not made of matrices with numbers in them ({shapes}).")
+        raise LoraKeyError(
+            f"{label}: '{name}' is not made of matrices with numbers in them ({shapes})."
+        )
     inner = (down.shape[0], down.shape[0]) if mid is None else (mid.shape[0], mid.shape[1])
     if up[0].numel() != inner[0] or down.shape[0] != inner[1]:
         raise LoraKeyError(
             f"{label}: the ranks of '{name}' do not agree (up, down: {shapes}): up must be (out, rank), down (rank, in)."
         )
     if mid is not None and down[0].numel() != down.shape[1]:
-        raise LoraKeyError(f"{label}: '{name}' has a mid matrix, so its down must be 1x1 (up, down, mid: {shapes}).")
+        raise LoraKeyError(
+            f"{label}: '{name}' has a mid matrix, so its down must be 1x1 (up, down, mid: {shapes})."
+        )

@@ -25,7 +25,9 @@ def file_stamp(path: Path) -> FileStamp:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise LoraFileError(f"{path.name}: cannot be opened ({error.strerror}). Is it still in its folder?") from error
+        raise LoraFileError(
+            f"{path.name}: cannot be opened ({error.strerror}). Is it still in its folder?"
+        ) from error
     return str(path), stat.st_mtime_ns, stat.st_size
 
 
@@ -41,13 +43,17 @@ def read_adapter(path: Path, label: str) -> AdapterFile:
         return cached
     tensors, metadata = _read_tensors(path, stamp[2], label)
     if file_stamp(path) != stamp:
-        raise LoraFileError(f"{label}: the file changed while it was read. Run again once it is complete.")
+        raise LoraFileError(
+            f"{label}: the file changed while it was read. Run again once it is complete."
+        )
     adapter = parse_state_dict(tensors, label, metadata)
     _cache.put((label, stamp), adapter, adapter.nbytes)
     return adapter
 
 
-def _read_tensors(path: Path, size: int, label: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_tensors(
+    path: Path, size: int, label: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if path.suffix.lower() != ".safetensors":
         raise LoraFileError(
             f"{label}: not a .safetensors file. Other formats can carry code and are not opened; "

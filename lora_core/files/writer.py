@@ -36,6 +36,8 @@ def _write_bytes(data: bytes, path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise LoraFileError(f"{path.name}: writing {len(data)} bytes failed ({error.strerror}).") from error
+        raise LoraFileError(
+            f"{path.name}: writing {len(data)} bytes failed ({error.strerror})."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -53,7 +53,10 @@ class StackAdapter(WeightAdapterBase):
         """
         ups, downs, scales, rearranged = self.weights
         try:
-            up = torch.cat([_widen(u, weight) * (s * strength) for u, s in zip(ups, scales, strict=True)], dim=1)
+            up = torch.cat(
+                [_widen(u, weight) * (s * strength) for u, s in zip(ups, scales, strict=True)],
+                dim=1,
+            )
             down = torch.cat([_widen(d, weight) for d in downs])
             if rearranged:
                 weight += function((up @ down).reshape(weight.shape)).to(weight.dtype)
@@ -91,7 +94,9 @@ def apply_patches(model: Any, clip: Any, resolved: ResolvedPatches) -> tuple[Any
     Raises PatchError where the host does not take every patch.
     """
     new_model = model if model is None else _patched(model, model.model, resolved.model, "MODEL")
-    new_clip = clip if clip is None else _patched(clip, clip.cond_stage_model, resolved.clip, "CLIP")
+    new_clip = (
+        clip if clip is None else _patched(clip, clip.cond_stage_model, resolved.clip, "CLIP")
+    )
     return new_model, new_clip
 
 
@@ -100,8 +105,12 @@ def _patched(patcher: Any, inner: torch.nn.Module, patches: PartPatches, socket:
     if not patches.fused and not patches.differences:
         return patcher
     clone = patcher.clone()
-    fused = {_patch_key(target): _adapter(target, factors) for target, factors in patches.fused.items()}
-    whole = {_patch_key(target): ("diff", (tensor,)) for target, tensor in patches.differences.items()}
+    fused = {
+        _patch_key(target): _adapter(target, factors) for target, factors in patches.fused.items()
+    }
+    whole = {
+        _patch_key(target): ("diff", (tensor,)) for target, tensor in patches.differences.items()
+    }
     for part in (fused, whole):
         refused = set(part) - set(clone.add_patches(part, 1.0))
         if refused:

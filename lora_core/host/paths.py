@@ -28,7 +28,9 @@ def find_lora(name: str) -> tuple[str, Path]:
     """
     wanted = name.replace("\\", "/")
     if wanted.startswith("/") or re.match(r"^[A-Za-z]:", wanted) or ".." in wanted.split("/"):
-        raise LoraFileError(f"'{name}' points outside the loras folders. Give the name as the LoRA list shows it.")
+        raise LoraFileError(
+            f"'{name}' points outside the loras folders. Give the name as the LoRA list shows it."
+        )
     for spelling in dict.fromkeys((name, wanted, f"{wanted}.safetensors")):
         listed = os.path.normpath(spelling)
         path = folder_paths.get_full_path("loras", listed)

@@ -88,12 +88,16 @@ def account_for(adapter: AdapterFile, model: Any, clip: Any) -> Account | None:
 
 
 def _target_maps(model: Any, clip: Any) -> tuple[TargetMap | None, TargetMap | None]:
-    return None if model is None else model_targets(model), None if clip is None else clip_targets(clip)
+    return None if model is None else model_targets(model), None if clip is None else clip_targets(
+        clip
+    )
 
 
 def stack_stamp(stack: LoraStack) -> str:
     """Changes when any file of the stack is replaced; what a node's IS_CHANGED returns. Raises LoraError."""
-    return repr([file_stamp(find_lora(row.name)[1])[1:] for row in stack.rows if row.adapter is None])
+    return repr(
+        [file_stamp(find_lora(row.name)[1])[1:] for row in stack.rows if row.adapter is None]
+    )
 
 
 def check_names(stack: LoraStack) -> None:
@@ -101,5 +105,3 @@ def check_names(stack: LoraStack) -> None:
     for row in stack.rows:
         if row.adapter is None:
             find_lora(row.name)
-
-

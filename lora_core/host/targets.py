@@ -55,7 +55,9 @@ def forget_targets(module: torch.nn.Module) -> None:
     _known.pop(module, None)
 
 
-def _targets(module: torch.nn.Module, key_map: Callable[..., Mapping[str, Any]], base: str | None) -> TargetMap:
+def _targets(
+    module: torch.nn.Module, key_map: Callable[..., Mapping[str, Any]], base: str | None
+) -> TargetMap:
     known = _known.get(module)
     if known is None:
         names = {name: _target(value) for name, value in key_map(module, {}).items()}

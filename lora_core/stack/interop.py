@@ -21,7 +21,9 @@ class StackList(list[tuple[str, float, float]]):
     """
 
     def __init__(self, stack: LoraStack, names: Iterable[str]) -> None:
-        super().__init__((name, row.model, row.clip) for name, row in zip(names, stack.rows, strict=True))
+        super().__init__(
+            (name, row.model, row.clip) for name, row in zip(names, stack.rows, strict=True)
+        )
         self.loom_stack = stack
         self.sent = tuple(self)
 
@@ -38,7 +40,9 @@ def read_lora_stack(value: Any) -> LoraStack:
     if isinstance(value, StackList) and tuple(value) == value.sent:
         return value.loom_stack
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
-        raise StackError(f"LORA_STACK must be a list of (name, model strength, clip strength); found {value!r:.200}.")
+        raise StackError(
+            f"LORA_STACK must be a list of (name, model strength, clip strength); found {value!r:.200}."
+        )
     rows = [_read_row(number, item) for number, item in enumerate(value, start=1)]
     return LoraStack(tuple(row for row in rows if row is not None))
 

@@ -36,7 +36,9 @@ class StackRow:
             # Other packs send numpy numbers; what goes out by a LORA_STACK is a plain float.
             object.__setattr__(self, field, float(value))
         if self.role not in ROLES:
-            raise StackError(f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}.")
+            raise StackError(
+                f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}."
+            )
 
     @property
     def active(self) -> bool:

@@ -33,7 +33,9 @@ def _rows_of(document: object) -> list[object]:
     if isinstance(document, list):
         return document
     if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
-        raise StackError(f"The rows must be a JSON object with a list called 'rows'. Write them like {_EXAMPLE}")
+        raise StackError(
+            f"The rows must be a JSON object with a list called 'rows'. Write them like {_EXAMPLE}"
+        )
     version = document.get("version", ROWS_VERSION)
     if version != ROWS_VERSION:
         raise StackError(
@@ -46,16 +48,24 @@ def _rows_of(document: object) -> list[object]:
 def _row(number: int, row: object) -> StackRow | None:
     """One row, or None where it is switched off. A switched-off row is checked all the same."""
     if not isinstance(row, dict):
-        raise StackError(f"Row {number} must be an object such as {{\"lora\": \"style.safetensors\"}}; found {row!r}.")
+        raise StackError(
+            f'Row {number} must be an object such as {{"lora": "style.safetensors"}}; found {row!r}.'
+        )
     unknown = sorted(set(row) - _FIELDS)
     if unknown:
-        raise StackError(f"Row {number} has an unknown field '{unknown[0]}'; a row has {', '.join(sorted(_FIELDS))}.")
+        raise StackError(
+            f"Row {number} has an unknown field '{unknown[0]}'; a row has {', '.join(sorted(_FIELDS))}."
+        )
     name = row.get("lora")
     if not isinstance(name, str) or not name.strip():
-        raise StackError(f"Row {number} names no LoRA: 'lora' must be a file name of the loras folder; found {name!r}.")
+        raise StackError(
+            f"Row {number} names no LoRA: 'lora' must be a file name of the loras folder; found {name!r}."
+        )
     switched_on = row.get("on", True)
     if not isinstance(switched_on, bool):
-        raise StackError(f"Row {number} ('{name}'): 'on' must be true or false; found {switched_on!r}.")
+        raise StackError(
+            f"Row {number} ('{name}'): 'on' must be true or false; found {switched_on!r}."
+        )
     model = row.get("model", 1.0)
     try:
         parsed = StackRow(name.strip(), model, row.get("clip", model), row.get("role", "free"))

@@ -22,7 +22,9 @@ def write_lora(tmp_path: Path) -> WriteLora:
     """Write tensors as a safetensors file and return its path."""
 
     def write(
-        tensors: Mapping[str, torch.Tensor], name: str = "some.safetensors", metadata: dict[str, str] | None = None
+        tensors: Mapping[str, torch.Tensor],
+        name: str = "some.safetensors",
+        metadata: dict[str, str] | None = None,
     ) -> Path:
         path = tmp_path / name
         safetensors.torch.save_file(dict(tensors), path, metadata)

@@ -44,19 +44,30 @@ def test_no_base_is_told_where_names_do_not_tell(case, generator):
 
 
 def test_a_unet_with_a_second_text_encoder_is_sdxl(generator):
-    tensors = pair("lora_te2_text_projection", generator) | pair("lora_unet_down_blocks_1_x", generator)
+    tensors = pair("lora_te2_text_projection", generator) | pair(
+        "lora_unet_down_blocks_1_x", generator
+    )
     assert base_of(parse_state_dict(tensors, "x")) == "SDXL"
 
 
 def test_a_file_name_in_the_metadata_does_not_outweigh_what_the_trainer_says(generator):
     metadata = {"ss_sd_model_name": "taiwanDoll_v2.safetensors", "ss_base_model_version": "sd_v1"}
     assert base_of(parse_state_dict(pair("a", generator), "x", metadata)) == "SD1.5"
-    assert base_of(parse_state_dict(pair("a", generator), "x", {"ss_sd_model_name": "taiwanDoll.safetensors"})) is None
+    assert (
+        base_of(
+            parse_state_dict(
+                pair("a", generator), "x", {"ss_sd_model_name": "taiwanDoll.safetensors"}
+            )
+        )
+        is None
+    )
 
 
 def test_metadata_tells_the_base_where_the_keys_do_not(generator):
     tensors = pair("lora_unet_mid_block_attentions_0_proj_in", generator)
-    said = parse_state_dict(tensors, "x", {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"})
+    said = parse_state_dict(
+        tensors, "x", {"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}
+    )
     assert base_of(said) == "SDXL"
     assert base_of(parse_state_dict(tensors, "x")) is None
 
@@ -81,11 +92,16 @@ def test_trigger_words_come_once_and_in_order(metadata, words):
 def test_the_title_falls_back_to_the_file_name(generator):
     tensors = pair("a", generator)
     assert title(parse_state_dict(tensors, "x.safetensors", {"modelspec.title": "Rain"})) == "Rain"
-    assert title(parse_state_dict(tensors, "x.safetensors", {"modelspec.title": "None"})) == "x.safetensors"
+    assert (
+        title(parse_state_dict(tensors, "x.safetensors", {"modelspec.title": "None"}))
+        == "x.safetensors"
+    )
 
 
 def test_one_line_says_base_rank_alpha_and_kind(generator):
-    tensors = pair("a", generator, rank=4, alpha=2.0) | pair("b", generator, rank=8, alpha=2.0, kernel=(3, 3))
+    tensors = pair("a", generator, rank=4, alpha=2.0) | pair(
+        "b", generator, rank=8, alpha=2.0, kernel=(3, 3)
+    )
     assert describe(parse_state_dict(tensors, "x")) == "base unknown, rank 4 to 8, alpha 2, LoCon"
 
 
@@ -94,7 +110,10 @@ def test_a_1x1_convolution_is_still_called_lora(generator):
 
 
 def test_the_report_lists_what_was_not_read(generator):
-    tensors = pair("a", generator) | {f"m{i}.lokr_w1": tensor for i, tensor in enumerate([next(iter(pair("a", generator).values()))] * 25)}
+    tensors = pair("a", generator) | {
+        f"m{i}.lokr_w1": tensor
+        for i, tensor in enumerate([next(iter(pair("a", generator).values()))] * 25)
+    }
     report = inspect_report(parse_state_dict(tensors, "x"))
     assert "not read: m0.lokr_w1: LoKr adapters are not read yet" in report
     assert "and 5 more keys that were not read" in report

@@ -8,9 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
+HOST_MODULES = {
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "execution",
+    "folder_paths",
+    "nodes",
+    "server",
+}
 ALLOWED_THIRD_PARTY = {"torch", "safetensors", "numpy", "PIL"}
-SHIPPED = sorted([ROOT / "__init__.py", *ROOT.glob("nodes/**/*.py"), *ROOT.glob("lora_core/**/*.py")])
+SHIPPED = sorted(
+    [ROOT / "__init__.py", *ROOT.glob("nodes/**/*.py"), *ROOT.glob("lora_core/**/*.py")]
+)
 IDS = [str(path.relative_to(ROOT)) for path in SHIPPED]
 
 
@@ -33,7 +44,10 @@ def relative_imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level > 0:
             package = here[: -node.level]
             found.add(".".join([*package, *(node.module or "").split(".")]).strip("."))
-            found |= {".".join([*package, *filter(None, [node.module]), alias.name]) for alias in node.names}
+            found |= {
+                ".".join([*package, *filter(None, [node.module]), alias.name])
+                for alias in node.names
+            }
     return found
 
 
@@ -79,7 +93,10 @@ def test_page_scripts_keep_to_what_the_registry_and_the_pages_allow(path):
     """The registry's scanner takes these substrings for network calls; other host modules than two are in flux."""
     text = path.read_text("utf-8")
     assert text.isascii()
-    assert not any(word in text for word in (".connect(", ".bind(", ".send(", "eval(", "innerHTML", "http:", "https:"))
+    assert not any(
+        word in text
+        for word in (".connect(", ".bind(", ".send(", "eval(", "innerHTML", "http:", "https:")
+    )
     imported = [line.split('"')[1] for line in text.splitlines() if line.startswith("import ")]
     assert set(imported) <= {"../../scripts/app.js", "../../scripts/api.js"}
 
@@ -87,6 +104,10 @@ def test_page_scripts_keep_to_what_the_registry_and_the_pages_allow(path):
 @pytest.mark.parametrize("path", SHIPPED, ids=IDS)
 def test_no_code_is_run_from_data(path):
     tree = ast.parse(path.read_text("utf-8"))
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    called = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
     assert not called & {"eval", "exec", "compile", "__import__"}
     assert not absolute_imports(path) & {"pickle", "subprocess", "socket", "urllib", "requests"}

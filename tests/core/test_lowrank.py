@@ -29,13 +29,19 @@ def test_a_convolution_delta_is_the_forward_through_its_factors(generator):
 
 
 def test_a_cp_delta_is_the_forward_through_its_three_factors(generator):
-    up, mid, down = random(generator, 6, 3, 1, 1), random(generator, 3, 3, 3, 3), random(generator, 3, 5, 1, 1)
+    up, mid, down = (
+        random(generator, 6, 3, 1, 1),
+        random(generator, 3, 3, 3, 3),
+        random(generator, 3, 5, 1, 1),
+    )
     x = random(generator, 2, 5, 8, 8)
     matrix = delta(LowRank(up, down, alpha=3.0, mid=mid), torch.float64).reshape(6, 5, 3, 3)
     hidden = functional.conv2d(functional.conv2d(x, down), mid, padding=1)
     expected = functional.conv2d(hidden, up)
     # mid is contracted in float32: 24 bits of mantissa.
-    torch.testing.assert_close(functional.conv2d(x, matrix, padding=1), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        functional.conv2d(x, matrix, padding=1), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_factors_are_matrices_whose_product_is_the_unscaled_delta(generator):

@@ -17,7 +17,10 @@ SCHEMES = {
     "mochi": (".lora_B", ".lora_A"),
     "diffusers": (".lora.up.weight", ".lora.down.weight"),
     "old diffusers": ("_lora.up.weight", "_lora.down.weight"),
-    "old diffusers text encoder": (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
+    "old diffusers text encoder": (
+        ".lora_linear_layer.up.weight",
+        ".lora_linear_layer.down.weight",
+    ),
 }
 
 
@@ -34,7 +37,11 @@ def test_every_scheme_gives_the_same_adapter(names, generator):
 
 def test_every_key_is_in_one_module_or_in_the_leftovers(generator):
     tensors = pair("a", generator, alpha=2.0) | pair("b", generator, kernel=(3, 3))
-    tensors |= {"c.hada_w1_a": torch.ones(2, 2), "stray": torch.ones(1), "b.lora_mid.weight": torch.ones(3, 3, 3, 3)}
+    tensors |= {
+        "c.hada_w1_a": torch.ones(2, 2),
+        "stray": torch.ones(1),
+        "b.lora_mid.weight": torch.ones(3, 3, 3, 3),
+    }
     tensors |= {"a.diff_b": torch.ones(6), "n.w_norm": torch.ones(4), "a.set_weight": torch.ones(1)}
     tensors |= {"lonely.alpha": torch.tensor(1.0)}
     tensors["b.lora_down.weight"] = torch.ones(3, 5, 1, 1)
@@ -62,7 +69,9 @@ def test_a_dora_is_left_over_whole_and_never_applied_as_a_plain_lora(generator):
 
 
 def test_a_missing_alpha_means_scale_one_and_an_alpha_divides_by_rank(generator):
-    modules = parse_state_dict(pair("a", generator) | pair("b", generator, rank=4, alpha=2.0), "x").modules
+    modules = parse_state_dict(
+        pair("a", generator) | pair("b", generator, rank=4, alpha=2.0), "x"
+    ).modules
     assert modules["a"].scale == 1.0
     assert modules["b"].scale == 0.5
 
@@ -121,7 +130,12 @@ def test_factors_that_are_no_floating_point_numbers_are_refused(dtype, generator
 
 
 def test_an_alpha_may_be_a_whole_number(generator):
-    assert parse_state_dict(pair("a", generator) | {"a.alpha": torch.tensor(6)}, "x").modules["a"].scale == 2.0
+    assert (
+        parse_state_dict(pair("a", generator) | {"a.alpha": torch.tensor(6)}, "x")
+        .modules["a"]
+        .scale
+        == 2.0
+    )
 
 
 def test_a_mid_matrix_beside_a_down_with_a_kernel_is_refused(generator):
@@ -141,12 +155,21 @@ def test_nothing_at_all_is_refused():
         ("unet.down_blocks.0.attentions.0.proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in"),
         ("unet.up_blocks.1.attn1.processor.to_out", "lora_unet_up_blocks_1_attn1_to_out_0"),
         ("base_model.model.mid_block.attn1.to_q", "lora_unet_mid_block_attn1_to_q"),
-        ("base_model.model.text_model.encoder.layers.0.mlp.fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"),
+        (
+            "base_model.model.text_model.encoder.layers.0.mlp.fc1",
+            "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+        ),
         ("lora_unet_mid_block_attn1_to_q", "lora_unet_mid_block_attn1_to_q"),
         ("lora_unet__blocks_0_self_attn_q", "lora_unet_blocks_0_self_attn_q"),
         ("transformer.layers.0.attention.to_q", "diffusion_model.layers.0.attention.to_q"),
-        ("text_encoder.text_model.encoder.layers.0.self_attn.to_q", "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"),
-        ("clip_l.transformer.text_model.encoder.layers.0.mlp.fc1", "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"),
+        (
+            "text_encoder.text_model.encoder.layers.0.self_attn.to_q",
+            "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+        ),
+        (
+            "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1",
+            "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1",
+        ),
     ],
 )
 def test_the_names_looked_for_include_the_one_the_host_knows(module, expected):

@@ -42,7 +42,10 @@ def as_delta(fused: FusedFactors) -> torch.Tensor:
 
 
 def test_a_stack_becomes_one_sum_per_weight(generator):
-    first, second = lora(generator, "lora_unet_a", alpha=1.5), lora(generator, "lora_unet_a", rank=2)
+    first, second = (
+        lora(generator, "lora_unet_a", alpha=1.5),
+        lora(generator, "lora_unet_a", rank=2),
+    )
     rows = [(StackRow("1", 0.8, 0.0), first), (StackRow("2", -0.3, 0.0), second)]
     resolved, account = resolve(rows, MODEL, None)
     exact = 0.8 * delta(first.modules["lora_unet_a"], torch.float64)
@@ -75,7 +78,9 @@ def test_a_slice_of_a_fused_weight_is_matched_by_its_own_shape(generator):
 
 
 def test_a_convolution_matches_by_its_kernel(generator):
-    resolved, _ = resolve([(StackRow("1"), lora(generator, "lora_unet_conv", kernel=(3, 3)))], MODEL, None)
+    resolved, _ = resolve(
+        [(StackRow("1"), lora(generator, "lora_unet_conv", kernel=(3, 3)))], MODEL, None
+    )
     (fused,) = resolved.model.fused.values()
     assert fused.downs[0].shape == (3, 45)
 
@@ -103,20 +108,30 @@ def test_a_few_leftovers_warn_with_every_key_and_its_reason(generator):
 
 def test_strict_refuses_what_auto_warns_about(generator):
     some = lora(generator, "lora_unet_a", "lora_unet_b")
-    with pytest.raises(MatchError, match=r"style: 1 of its keys are left over, first 'lora_unet_b'"):
+    with pytest.raises(
+        MatchError, match=r"style: 1 of its keys are left over, first 'lora_unet_b'"
+    ):
         resolve([(StackRow("style"), some)], MODEL, None, "strict")
 
 
 def test_a_clash_of_shapes_is_refused_with_both_shapes(generator):
-    with pytest.raises(MatchError, match=r"'lora_unet_a': the LoRA makes 7 x 5, the model's weight is 6 x 5"):
+    with pytest.raises(
+        MatchError, match=r"'lora_unet_a': the LoRA makes 7 x 5, the model's weight is 6 x 5"
+    ):
         resolve([(StackRow("1"), lora(generator, "lora_unet_a", out=7))], MODEL, None)
 
 
 def test_partial_applies_what_fits_and_lists_the_rest(generator):
     mixed = lora(generator, "lora_unet_a")
-    tensors = pair("lora_unet_a", generator) | pair("lora_unet_conv", generator, out=9) | pair("nowhere", generator)
+    tensors = (
+        pair("lora_unet_a", generator)
+        | pair("lora_unet_conv", generator, out=9)
+        | pair("nowhere", generator)
+    )
     wide = parse_state_dict(tensors, "x")
-    resolved, account = resolve([(StackRow("1"), mixed), (StackRow("2"), wide)], MODEL, None, "partial")
+    resolved, account = resolve(
+        [(StackRow("1"), mixed), (StackRow("2"), wide)], MODEL, None, "partial"
+    )
     assert len(resolved.model.fused[Target("a.weight")].ups) == 2
     assert [item.key for item in account.rows[1].clashes] == ["lora_unet_conv"]
     assert [item.key for item in account.rows[1].unmatched] == ["nowhere"]
@@ -169,7 +184,9 @@ def test_whole_differences_go_onto_their_weight_and_bias(generator):
         "transformer.to_k.diff_b": torch.full((6,), 4.0),
     }
     file = parse_state_dict(tensors, "x")
-    resolved, account = resolve([(StackRow("1", 0.5), file), (StackRow("2", 1.0), file)], targets, None, "strict")
+    resolved, account = resolve(
+        [(StackRow("1", 0.5), file), (StackRow("2", 1.0), file)], targets, None, "strict"
+    )
     assert account.rows[0].line().startswith("2 of 2 model keys")
     differences = {target: tensor.tolist() for target, tensor in resolved.model.differences.items()}
     assert differences == {
@@ -180,19 +197,27 @@ def test_whole_differences_go_onto_their_weight_and_bias(generator):
 
 
 def test_a_difference_of_another_shape_is_a_clash(generator):
-    file = parse_state_dict(pair("lora_unet_a", generator) | {"lora_unet_a.diff": torch.ones(5, 6)}, "x")
+    file = parse_state_dict(
+        pair("lora_unet_a", generator) | {"lora_unet_a.diff": torch.ones(5, 6)}, "x"
+    )
     with pytest.raises(MatchError, match="makes 5 x 6, the model's weight is 6 x 5"):
         resolve([(StackRow("1"), file)], MODEL, None)
 
 
 def test_a_bias_that_the_model_lacks_is_left_over(generator):
-    file = parse_state_dict(pair("lora_unet_a", generator) | {"lora_unet_a.diff_b": torch.ones(6)}, "x")
+    file = parse_state_dict(
+        pair("lora_unet_a", generator) | {"lora_unet_a.diff_b": torch.ones(6)}, "x"
+    )
     _, account = resolve([(StackRow("1"), file)], MODEL, None)
-    assert account.warnings == ("1: not applied: lora_unet_a.diff_b: the model has no bias of this name",)
+    assert account.warnings == (
+        "1: not applied: lora_unet_a.diff_b: the model has no bias of this name",
+    )
 
 
 def test_nothing_that_matches_is_refused_and_says_what_the_lora_is(generator):
-    with pytest.raises(MatchError, match=r"none of its keys fits this model, first 'nowhere'.*rank 3"):
+    with pytest.raises(
+        MatchError, match=r"none of its keys fits this model, first 'nowhere'.*rank 3"
+    ):
         resolve([(StackRow("1"), lora(generator, "nowhere"))], MODEL, None)
 
 

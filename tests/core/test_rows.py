@@ -18,19 +18,34 @@ BAD_ROWS = {
     "a number": ("3", "a list called 'rows'"),
     "newer version": ('{"version": 9, "rows": []}', "rows version 9"),
     "nested without end": ("[" * 100_000, "not JSON"),
-    "a number too long": ('[{"lora": "a", "model": 1' + "0" * 400 + "}]", "the model strength is 1000"),
+    "a number too long": (
+        '[{"lora": "a", "model": 1' + "0" * 400 + "}]",
+        "the model strength is 1000",
+    ),
     "row is no object": ('["a"]', "Row 1 must be an object"),
     "no name": ('[{"model": 1}]', "Row 1 names no LoRA"),
     "empty name": ('[{"lora": " "}]', "Row 1 names no LoRA"),
     "name is a number": ('[{"lora": 3}]', "Row 1 names no LoRA"),
-    "unknown field": ('[{"lora": "a"}, {"lora": "b", "strenght": 1}]', "Row 2 has an unknown field 'strenght'"),
+    "unknown field": (
+        '[{"lora": "a"}, {"lora": "b", "strenght": 1}]',
+        "Row 2 has an unknown field 'strenght'",
+    ),
     "nan": ('[{"lora": "a", "model": NaN}]', "Row 1: 'a': the model strength is nan"),
     "infinite": ('[{"lora": "a", "clip": Infinity}]', "Row 1: 'a': the clip strength is inf"),
-    "strength is text": ('[{"lora": "a", "model": "0.8"}]', "Row 1: 'a': the model strength is '0.8'"),
-    "strength is a truth value": ('[{"lora": "a", "model": true}]', "Row 1: 'a': the model strength is True"),
+    "strength is text": (
+        '[{"lora": "a", "model": "0.8"}]',
+        "Row 1: 'a': the model strength is '0.8'",
+    ),
+    "strength is a truth value": (
+        '[{"lora": "a", "model": true}]',
+        "Row 1: 'a': the model strength is True",
+    ),
     "on is text": ('[{"lora": "a", "on": "yes"}]', "'on' must be true or false"),
     "unknown role": ('[{"lora": "a", "role": "hero"}]', "no role 'hero'"),
-    "bad row switched off": ('[{"lora": "a", "on": false, "model": NaN}]', "the model strength is nan"),
+    "bad row switched off": (
+        '[{"lora": "a", "on": false, "model": NaN}]',
+        "the model strength is nan",
+    ),
 }
 
 
@@ -42,7 +57,9 @@ def test_bad_rows_are_refused_with_row_and_field(text, message):
 
 
 def test_rows_carry_strengths_role_and_order():
-    stack = parse_rows('{"rows": [{"lora": "b", "model": 0.8, "clip": 0.5, "role": "style"}, {"lora": "a"}]}')
+    stack = parse_rows(
+        '{"rows": [{"lora": "b", "model": 0.8, "clip": 0.5, "role": "style"}, {"lora": "a"}]}'
+    )
     assert stack.rows == (StackRow("b", 0.8, 0.5, "style"), StackRow("a", 1.0, 1.0, "free"))
 
 
@@ -51,7 +68,9 @@ def test_clip_follows_model_when_left_out():
 
 
 def test_rows_switched_off_are_left_out():
-    assert parse_rows('[{"lora": "a", "on": false}, {"lora": "b", "on": true}]').rows == (StackRow("b"),)
+    assert parse_rows('[{"lora": "a", "on": false}, {"lora": "b", "on": true}]').rows == (
+        StackRow("b"),
+    )
 
 
 @pytest.mark.parametrize("text", ["", "  ", "[]", '{"rows": []}'])

@@ -21,7 +21,9 @@ Prompt = dict[str, Any]
 
 def twin(client: HostClient, name: str, steps: int = 4, size: int = 128) -> Prompt:
     """A toy workflow as the page would send it, made quick."""
-    prompt = api_prompt(json.loads((TWINS / f"{name}.json").read_text("utf-8")), client.object_info())
+    prompt = api_prompt(
+        json.loads((TWINS / f"{name}.json").read_text("utf-8")), client.object_info()
+    )
     for node in prompt.values():
         if node["class_type"] == "KSampler":
             node["inputs"]["steps"] = steps
@@ -38,11 +40,15 @@ def only(prompt: Prompt, kind: str) -> Prompt:
 
 def with_rows(prompt: Prompt, rows: list[dict[str, Any]] | str) -> Prompt:
     """Set the rows of the prompt's LoomStack; returns the prompt."""
-    only(prompt, "LoomStack")["inputs"]["rows"] = rows if isinstance(rows, str) else json.dumps(rows)
+    only(prompt, "LoomStack")["inputs"]["rows"] = (
+        rows if isinstance(rows, str) else json.dumps(rows)
+    )
     return prompt
 
 
 def pixels(client: HostClient, prompt: Prompt) -> np.ndarray:
     """Run and return the first picture as (height, width, 3) bytes."""
     finished = client.run(prompt)
-    return np.asarray(Image.open(io.BytesIO(client.fetch_image(finished.images()[0]))).convert("RGB"))
+    return np.asarray(
+        Image.open(io.BytesIO(client.fetch_image(finished.images()[0]))).convert("RGB")
+    )

@@ -100,7 +100,11 @@ def kohya_lora(
             continue
         name = prefix + key[len(strip) : -len(".weight")].replace(".", "_")
         ones = (1,) * (len(shape) - 2)
-        tensors[f"{name}.lora_up.weight"] = torch.randn(shape[0], rank, *ones, generator=generator) * scale
-        tensors[f"{name}.lora_down.weight"] = torch.randn(rank, *shape[1:], generator=generator) * scale
+        tensors[f"{name}.lora_up.weight"] = (
+            torch.randn(shape[0], rank, *ones, generator=generator) * scale
+        )
+        tensors[f"{name}.lora_down.weight"] = (
+            torch.randn(rank, *shape[1:], generator=generator) * scale
+        )
         tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
     return {key: tensor.to(dtype) for key, tensor in tensors.items()}

@@ -21,7 +21,10 @@ def nan_weights(good):
 
 def for_sdxl(good):
     name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
-    return {f"{name}.lora_up.weight": torch.ones(640, 4), f"{name}.lora_down.weight": torch.ones(4, 2048)}
+    return {
+        f"{name}.lora_up.weight": torch.ones(640, 4),
+        f"{name}.lora_down.weight": torch.ones(4, 2048),
+    }
 
 
 def clashing(good):
@@ -32,32 +35,56 @@ def clashing(good):
 
 
 def of_nothing_known(good):
-    return {"some.layer.lora_A.weight": torch.ones(2, 4), "some.layer.lora_B.weight": torch.ones(4, 2)}
+    return {
+        "some.layer.lora_A.weight": torch.ones(2, 4),
+        "some.layer.lora_B.weight": torch.ones(4, 2),
+    }
 
 
 def lokr(good):
-    return {"lora_unet_mid_block_attn.lokr_w1": torch.ones(2, 2), "lora_unet_mid_block_attn.lokr_w2": torch.ones(2, 2)}
+    return {
+        "lora_unet_mid_block_attn.lokr_w1": torch.ones(2, 2),
+        "lora_unet_mid_block_attn.lokr_w2": torch.ones(2, 2),
+    }
 
 
 FILES = {
     "empty.safetensors": (b"", "empty.safetensors: the file is empty"),
     "truncated.safetensors": (0.5, "truncated.safetensors: not a readable safetensors file"),
-    "webpage.safetensors": (b"<html>not found</html>" * 99, "webpage.safetensors: not a readable safetensors file"),
+    "webpage.safetensors": (
+        b"<html>not found</html>" * 99,
+        "webpage.safetensors: not a readable safetensors file",
+    ),
     "nan.safetensors": (nan_weights, "lora_up.weight' holds 1 values that are NaN"),
     "sdxl.safetensors": (for_sdxl, "sdxl.safetensors: this LoRA is for SDXL; the model is SD1.5"),
     "clash.safetensors": (clashing, "shapes do not fit this model"),
-    "unknown.safetensors": (of_nothing_known, "none of its keys fits this model, first 'some.layer'"),
+    "unknown.safetensors": (
+        of_nothing_known,
+        "none of its keys fits this model, first 'some.layer'",
+    ),
     "lokr.safetensors": (lokr, "LoKr adapters are not read yet"),
 }
 ROWS = {
-    "missing file": ('[{"lora": "gone.safetensors"}]', "LoRA 'gone.safetensors' not found in the loras folders"),
+    "missing file": (
+        '[{"lora": "gone.safetensors"}]',
+        "LoRA 'gone.safetensors' not found in the loras folders",
+    ),
     "nearest name": ('[{"lora": "loom_toy_stlye.safetensors"}]', f"The nearest names: {STYLE}"),
-    "out of the folder": ('[{"lora": "../checkpoints/loom_toy.safetensors"}]', "points outside the loras folders"),
+    "out of the folder": (
+        '[{"lora": "../checkpoints/loom_toy.safetensors"}]',
+        "points outside the loras folders",
+    ),
     "absolute path": ('[{"lora": "/etc/passwd"}]', "points outside the loras folders"),
     "windows path": ('[{"lora": "C:\\\\x.safetensors"}]', "points outside the loras folders"),
     "malformed JSON": ('[{"lora": ', "The rows are not JSON"),
-    "strength NaN": (f'[{{"lora": "{STYLE}", "model": NaN}}]', "Row 1: '" + STYLE + "': the model strength is nan"),
-    "unknown field": (f'[{{"lora": "{STYLE}", "strenght": 1}}]', "Row 1 has an unknown field 'strenght'"),
+    "strength NaN": (
+        f'[{{"lora": "{STYLE}", "model": NaN}}]',
+        "Row 1: '" + STYLE + "': the model strength is nan",
+    ),
+    "unknown field": (
+        f'[{{"lora": "{STYLE}", "strenght": 1}}]',
+        "Row 1 has an unknown field 'strenght'",
+    ),
 }
 
 
@@ -84,7 +111,9 @@ def test_a_bad_file_fails_on_its_node_and_nothing_is_half_applied(client, host, 
         save_file(content(good), loras / name)
     else:
         whole = good.read_bytes()
-        (loras / name).write_bytes(content if isinstance(content, bytes) else whole[: int(len(whole) * content)])
+        (loras / name).write_bytes(
+            content if isinstance(content, bytes) else whole[: int(len(whole) * content)]
+        )
     base = twin(client, "style_and_character")
     bad_second = with_rows(copy.deepcopy(base), [{"lora": STYLE}, {"lora": name}])
     fails_with(client, bad_second, "LoomStack", message)
@@ -111,7 +140,9 @@ def test_a_strength_of_the_loader_that_is_no_number_is_refused(client):
     for node in prompt.values():
         if node["class_type"] == "LoomLoader":
             node["inputs"]["strength_model"] = float("nan")
-    fails_with(client, prompt, "LoomLoader", "the model strength is nan; it must be a finite number")
+    fails_with(
+        client, prompt, "LoomLoader", "the model strength is nan; it must be a finite number"
+    )
 
 
 def test_rows_that_come_by_a_link_are_checked_when_they_run(client):

@@ -17,8 +17,16 @@ LAYER = "clip_l.transformer.text_model.encoder.layers.0."
 # (module as the scheme says it, endings of its halves, the layer it means)
 SCHEMES = {
     "kohya": ("lora_te_text_model_encoder_layers_0_mlp_fc1", ("lora_up", "lora_down"), "mlp.fc1"),
-    "kohya, SDXL's first": ("lora_te1_text_model_encoder_layers_0_mlp_fc1", ("lora_up", "lora_down"), "mlp.fc1"),
-    "diffusers, PEFT": ("text_encoder.text_model.encoder.layers.0.self_attn.q_proj", ("lora_B", "lora_A"), "self_attn.q_proj"),
+    "kohya, SDXL's first": (
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        ("lora_up", "lora_down"),
+        "mlp.fc1",
+    ),
+    "diffusers, PEFT": (
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+        ("lora_B", "lora_A"),
+        "self_attn.q_proj",
+    ),
     "diffusers, old": (
         "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
         ("lora_linear_layer.up", "lora_linear_layer.down"),
@@ -29,9 +37,21 @@ SCHEMES = {
         ("up", "down"),
         "self_attn.out_proj",
     ),
-    "PEFT alone": ("base_model.model.text_model.encoder.layers.0.mlp.fc2", ("lora_B", "lora_A"), "mlp.fc2"),
-    "ComfyUI": ("text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc2", ("lora_up", "lora_down"), "mlp.fc2"),
-    "ComfyUI without prefix": ("clip_l.transformer.text_model.encoder.layers.0.mlp.fc2", ("lora_up", "lora_down"), "mlp.fc2"),
+    "PEFT alone": (
+        "base_model.model.text_model.encoder.layers.0.mlp.fc2",
+        ("lora_B", "lora_A"),
+        "mlp.fc2",
+    ),
+    "ComfyUI": (
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc2",
+        ("lora_up", "lora_down"),
+        "mlp.fc2",
+    ),
+    "ComfyUI without prefix": (
+        "clip_l.transformer.text_model.encoder.layers.0.mlp.fc2",
+        ("lora_up", "lora_down"),
+        "mlp.fc2",
+    ),
 }
 
 
@@ -41,12 +61,16 @@ def toy():
     import tools.toy_pack  # noqa: F401 - registers the toy with the host
 
     with torch.inference_mode():
-        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(TOY_MODEL / "loom_toy.safetensors"), output_vae=False)
+        model, clip, *_ = comfy.sd.load_checkpoint_guess_config(
+            str(TOY_MODEL / "loom_toy.safetensors"), output_vae=False
+        )
     yield model, clip
     comfy.model_management.unload_all_models()
 
 
-def halves(module: str, endings: tuple[str, str], shape: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]:
+def halves(
+    module: str, endings: tuple[str, str], shape: tuple[int, ...], seed: int = 0
+) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     up, down = endings
     return {
@@ -58,7 +82,10 @@ def halves(module: str, endings: tuple[str, str], shape: tuple[int, ...], seed: 
 def loaded(clip) -> dict[str, torch.Tensor]:
     """The weights of a CLIP as they are when it encodes."""
     comfy.model_management.load_models_gpu([clip.patcher], force_full_load=True)
-    return {key: weight.detach().cpu().clone() for key, weight in clip.cond_stage_model.state_dict().items()}
+    return {
+        key: weight.detach().cpu().clone()
+        for key, weight in clip.cond_stage_model.state_dict().items()
+    }
 
 
 def row_of(tensors: dict[str, torch.Tensor], strength: float = 0.7, name: str = "x") -> StackRow:
@@ -92,12 +119,16 @@ def test_a_stack_gives_cores_text_encoder_and_leaves_the_one_that_came_in(toy):
         tensors = {}
         for layer in ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"):
             name = f"lora_te_text_model_encoder_layers_0_{layer.replace('.', '_')}"
-            tensors |= halves(name, ("lora_up", "lora_down"), shapes[f"{LAYER}{layer}.weight"], seed)
+            tensors |= halves(
+                name, ("lora_up", "lora_down"), shapes[f"{LAYER}{layer}.weight"], seed
+            )
             tensors[f"{name}.alpha"] = torch.tensor(1.5)
         files.append(tensors)
     before, patches = loaded(clip), dict(clip.patcher.patches)
     with torch.inference_mode():
-        stack = LoraStack(tuple(row_of(tensors, 0.7 - 0.3 * i, f"lora{i}") for i, tensors in enumerate(files)))
+        stack = LoraStack(
+            tuple(row_of(tensors, 0.7 - 0.3 * i, f"lora{i}") for i, tensors in enumerate(files))
+        )
         ours = apply_stack(stack, None, clip).clip
         core = clip
         for row, tensors in zip(stack.rows, files, strict=True):
@@ -106,7 +137,11 @@ def test_a_stack_gives_cores_text_encoder_and_leaves_the_one_that_came_in(toy):
     assert sum(not torch.equal(before[key], expected[key]) for key in before) == 4
     for key, weight in expected.items():
         unit = 2**-10 if weight.dtype == torch.float16 else 2**-22
-        assert bool(((mine[key].double() - weight.double()).abs() <= unit * weight.double().abs() + 2e-7).all()), key
+        assert bool(
+            (
+                (mine[key].double() - weight.double()).abs() <= unit * weight.double().abs() + 2e-7
+            ).all()
+        ), key
     again = loaded(clip)
     assert all(torch.equal(before[key], again[key]) for key in before)
     assert dict(clip.patcher.patches) == patches
@@ -114,9 +149,21 @@ def test_a_stack_gives_cores_text_encoder_and_leaves_the_one_that_came_in(toy):
 
 def test_model_and_text_encoder_of_one_file_go_onto_both(toy):
     model, clip = toy
-    tensors = halves("lora_te_text_model_encoder_layers_0_mlp_fc1", ("lora_up", "lora_down"), clip_targets(clip).shapes[f"{LAYER}mlp.fc1.weight"])
-    key, shape = next((k, tuple(v.shape)) for k, v in model.model.state_dict().items() if k.endswith("to_q.weight"))
-    tensors |= halves("lora_unet_" + key[len("diffusion_model.") : -len(".weight")].replace(".", "_"), ("lora_up", "lora_down"), shape)
+    tensors = halves(
+        "lora_te_text_model_encoder_layers_0_mlp_fc1",
+        ("lora_up", "lora_down"),
+        clip_targets(clip).shapes[f"{LAYER}mlp.fc1.weight"],
+    )
+    key, shape = next(
+        (k, tuple(v.shape))
+        for k, v in model.model.state_dict().items()
+        if k.endswith("to_q.weight")
+    )
+    tensors |= halves(
+        "lora_unet_" + key[len("diffusion_model.") : -len(".weight")].replace(".", "_"),
+        ("lora_up", "lora_down"),
+        shape,
+    )
     row = StackRow("both", 0.5, 0.5, adapter=parse_state_dict(tensors, "both"))
     with torch.inference_mode():
         applied = apply_stack(LoraStack((row,)), model, clip, "strict")

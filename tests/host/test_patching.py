@@ -46,12 +46,17 @@ def make_stack(model, count: int = 3) -> list[tuple[StackRow, dict[str, torch.Te
     """Rows with LoRAs of different rank and alpha for every weight of the model."""
     shapes = dict(model_targets(model).shapes)
     return [
-        (StackRow(f"lora{i}", STRENGTHS[i], 0.0), kohya_lora(shapes, rank=4 + i, alpha=2.0 + i, seed=i))
+        (
+            StackRow(f"lora{i}", STRENGTHS[i], 0.0),
+            kohya_lora(shapes, rank=4 + i, alpha=2.0 + i, seed=i),
+        )
         for i in range(count)
     ]
 
 
-def parsed(rows: list[tuple[StackRow, dict[str, torch.Tensor]]]) -> list[tuple[StackRow, AdapterFile]]:
+def parsed(
+    rows: list[tuple[StackRow, dict[str, torch.Tensor]]],
+) -> list[tuple[StackRow, AdapterFile]]:
     return [(row, parse_state_dict(tensors, row.name)) for row, tensors in rows]
 
 
@@ -75,7 +80,9 @@ def loaded_weights(model) -> dict[str, torch.Tensor]:
 def fingerprint(model) -> str:
     digest = hashlib.sha256()
     for key, weight in sorted(model.model.state_dict().items()):
-        digest.update(key.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            key.encode() + weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -103,11 +110,15 @@ def test_a_stack_is_at_least_as_near_to_float64_as_cores_chain(family, dtype):
     for row, adapter in parsed(rows):
         for name, module in adapter.modules.items():
             key = names[name].key
-            exact[key] = exact[key] + row.model * delta(module, torch.float64).reshape(exact[key].shape)
+            exact[key] = exact[key] + row.model * delta(module, torch.float64).reshape(
+                exact[key].shape
+            )
     core, mine = loaded_weights(core_chain(model, rows)), loaded_weights(ours(model, rows))
 
     def error(weights: dict[str, torch.Tensor]) -> float:
-        return sum(float((weights[key].double() - exact[key]).square().sum()) for key in exact) ** 0.5
+        return (
+            sum(float((weights[key].double() - exact[key]).square().sum()) for key in exact) ** 0.5
+        )
 
     assert error(mine) <= 1.02 * error(core)
     assert error(mine) > 0
@@ -155,10 +166,17 @@ def test_whole_differences_of_biases_and_norms_are_those_of_cores_chain():
             module, _, part = key.rpartition(".")
             ending = {"weight": "diff", "bias": "diff_b"}[part]
             tensors[f"{module}.{ending}"] = torch.randn(shape, generator=generator) * 0.1
-    core, mine = loaded_weights(core_chain(model, [(row, tensors)])), loaded_weights(ours(model, [(row, tensors)]))
+    core, mine = (
+        loaded_weights(core_chain(model, [(row, tensors)])),
+        loaded_weights(ours(model, [(row, tensors)])),
+    )
     base = loaded_weights(model)
     for key, expected in core.items():
-        assert key.endswith("num_batches_tracked") or not torch.equal(base[key], expected) or "diffusion_model" not in key
+        assert (
+            key.endswith("num_batches_tracked")
+            or not torch.equal(base[key], expected)
+            or "diffusion_model" not in key
+        )
         torch.testing.assert_close(mine[key], expected, rtol=1e-6, atol=1e-6)
 
 
@@ -171,7 +189,12 @@ def test_slices_of_fused_weights_are_patched_where_they_belong():
     for name, target in targets.names.items():
         shape = targets.shape_of(target)
         # Newer hosts know several names for one weight.
-        if name.startswith("transformer.") and shape is not None and len(shape) == 2 and target not in taken:
+        if (
+            name.startswith("transformer.")
+            and shape is not None
+            and len(shape) == 2
+            and target not in taken
+        ):
             taken.add(target)
             tensors[f"{name}.lora_A.weight"] = torch.randn(4, shape[1], generator=generator) * 0.1
             tensors[f"{name}.lora_B.weight"] = torch.randn(shape[0], 4, generator=generator) * 0.1
@@ -191,7 +214,9 @@ def test_a_low_memory_patch_is_rounded_once_not_once_per_lora(dtype):
     ups = tuple(torch.randn(64, 4, generator=generator) for _ in range(8))
     downs = tuple(torch.randn(4, 48, generator=generator) * 0.003 for _ in range(8))
     scales = (0.5,) * 8
-    exact = base.double() + sum(0.5 * u.double() @ d.double() for u, d in zip(ups, downs, strict=True))
+    exact = base.double() + sum(
+        0.5 * u.double() @ d.double() for u, d in zip(ups, downs, strict=True)
+    )
     adapter = StackAdapter({"w"}, (ups, downs, scales, False))
     weight = adapter.calculate_weight(base.clone(), "w", 1.0, 1.0, None, lambda x: x, dtype)
     ideal = exact.to(dtype)
@@ -214,7 +239,9 @@ def test_a_view_that_is_not_contiguous_is_patched_in_place():
 
 def test_an_adapter_survives_being_rebuilt_as_newer_hosts_do():
     generator = torch.Generator().manual_seed(1)
-    adapter = StackAdapter({"w"}, ((torch.randn(6, 2, generator=generator),), (torch.ones(2, 5),), (0.5,), False))
+    adapter = StackAdapter(
+        {"w"}, ((torch.randn(6, 2, generator=generator),), (torch.ones(2, 5),), (0.5,), False)
+    )
     rebuilt = type(adapter)(adapter.loaded_keys, adapter.weights)
     weight = torch.zeros(6, 5)
     arguments = ("w", 1.0, 1.0, None, lambda x: x)
@@ -235,7 +262,14 @@ def test_nothing_is_applied_when_one_row_of_the_stack_does_not_fit():
     (good, tensors), *_ = make_stack(model)
     rows = (
         StackRow(good.name, 1.0, 0.0, adapter=parse_state_dict(tensors, good.name)),
-        StackRow("bad", 1.0, 0.0, adapter=parse_state_dict({"x.lora_A": torch.ones(1, 2), "x.lora_B": torch.ones(2, 1)}, "bad")),
+        StackRow(
+            "bad",
+            1.0,
+            0.0,
+            adapter=parse_state_dict(
+                {"x.lora_A": torch.ones(1, 2), "x.lora_B": torch.ones(2, 1)}, "bad"
+            ),
+        ),
     )
     before = fingerprint(model)
     with pytest.raises(MatchError, match="bad: none of its keys"):

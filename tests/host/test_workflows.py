@@ -25,7 +25,10 @@ def test_every_toy_workflow_runs_and_saves_a_picture(client, name):
 
 def test_each_lora_and_both_together_change_the_picture(client):
     base = twin(client, "style_and_character")
-    pictures = [pixels(client, with_rows(copy.deepcopy(base), rows)) for rows in ([], ROWS[:1], ROWS[1:], ROWS)]
+    pictures = [
+        pixels(client, with_rows(copy.deepcopy(base), rows))
+        for rows in ([], ROWS[:1], ROWS[1:], ROWS)
+    ]
     for i, one in enumerate(pictures):
         for other in pictures[i + 1 :]:
             assert np.abs(one.astype(int) - other).mean() > 1
@@ -82,7 +85,9 @@ def test_a_name_without_extension_or_with_foreign_separators_is_found(client, ho
     folder.mkdir(exist_ok=True)
     shutil.copyfile(host.base / "models" / "loras" / CHARACTER, folder / "leah.safetensors")
     plain = twin(client, "style_and_character")
-    expected = pixels(client, with_rows(copy.deepcopy(plain), [{"lora": "people/leah.safetensors"}]))
+    expected = pixels(
+        client, with_rows(copy.deepcopy(plain), [{"lora": "people/leah.safetensors"}])
+    )
     for spelling in ("people\\\\leah.safetensors", "people/leah"):
         rows = f'[{{"lora": "{spelling}"}}]'
         assert np.array_equal(expected, pixels(client, with_rows(copy.deepcopy(plain), rows)))
@@ -102,9 +107,13 @@ def test_a_loader_without_clip_leaves_the_text_encoder_alone(client):
     prompt = twin(client, "one_lora")
     del only(prompt, "LoomLoader")["inputs"]["clip"]
     loader = next(key for key, node in prompt.items() if node["class_type"] == "LoomLoader")
-    with pytest.raises(PromptFailed, match="Loom Loader has no CLIP connected, so it has none to give"):
+    with pytest.raises(
+        PromptFailed, match="Loom Loader has no CLIP connected, so it has none to give"
+    ):
         client.run(prompt)
-    checkpoint = next(key for key, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
+    checkpoint = next(
+        key for key, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple"
+    )
     for node in prompt.values():
         if node["class_type"] == "CLIPTextEncode":
             assert node["inputs"]["clip"] == [loader, 1]
@@ -115,21 +124,42 @@ def test_a_loader_without_clip_leaves_the_text_encoder_alone(client):
 def test_a_lora_trained_in_the_graph_is_a_row_and_a_listed_file(client, host):
     """LORA_MODEL from core's trainer: applied in the same run, and kept under a name that LORA_STACK can carry."""
     prompt = with_rows(twin(client, "lora_stack"), [])
-    checkpoint = next(key for key, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
+    checkpoint = next(
+        key for key, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple"
+    )
     stack = next(key for key, node in prompt.items() if node["class_type"] == "LoomStack")
     positive = next(key for key, node in prompt.items() if node["class_type"] == "CLIPTextEncode")
-    prompt["image"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0}}
-    prompt["encode"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["image", 0], "vae": [checkpoint, 2]}}
+    prompt["image"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 0},
+    }
+    prompt["encode"] = {
+        "class_type": "VAEEncode",
+        "inputs": {"pixels": ["image", 0], "vae": [checkpoint, 2]},
+    }
     # One latent a list item: with a single batch the trainer of 0.3.75 stops on an unset variable.
-    prompt["list"] = {"class_type": "RebatchLatents", "inputs": {"latents": ["encode", 0], "batch_size": 1}}
+    prompt["list"] = {
+        "class_type": "RebatchLatents",
+        "inputs": {"latents": ["encode", 0], "batch_size": 1},
+    }
     prompt[positive]["inputs"]["clip"] = [checkpoint, 1]
     info = client.object_info("TrainLoraNode")["input"]["required"]
-    settings = {name: spec[1]["default"] for name, spec in info.items() if len(spec) > 1 and "default" in spec[1]}
+    settings = {
+        name: spec[1]["default"]
+        for name, spec in info.items()
+        if len(spec) > 1 and "default" in spec[1]
+    }
     prompt["train"] = {
         "class_type": "TrainLoraNode",
         "inputs": settings
         | {"model": [checkpoint, 0], "latents": ["list", 0], "positive": [positive, 0]}
-        | {"steps": 2, "rank": 2, "training_dtype": "fp32", "lora_dtype": "fp32", "existing_lora": "[None]"},
+        | {
+            "steps": 2,
+            "rank": 2,
+            "training_dtype": "fp32",
+            "lora_dtype": "fp32",
+            "existing_lora": "[None]",
+        },
     }
     lora_output = client.object_info("TrainLoraNode")["output"].index("LORA_MODEL")
     prompt[stack]["inputs"] |= {"lora_model": ["train", lora_output], "lora_model_strength": 0.7}
@@ -144,7 +174,10 @@ def test_a_lora_trained_in_the_graph_is_a_row_and_a_listed_file(client, host):
 def test_a_lora_of_which_a_few_keys_are_left_over_runs_and_says_so(client, host):
     loras = host.base / "models" / "loras"
     tensors = load_file(loras / STYLE) | {"lora_unet_nowhere.alpha": torch.tensor(1.0)}
-    tensors |= {"lora_unet_nowhere.lora_up.weight": torch.ones(2, 1), "lora_unet_nowhere.lora_down.weight": torch.ones(1, 2)}
+    tensors |= {
+        "lora_unet_nowhere.lora_up.weight": torch.ones(2, 1),
+        "lora_unet_nowhere.lora_down.weight": torch.ones(1, 2),
+    }
     save_file(tensors, loras / "with_leftovers.safetensors")
     prompt = twin(client, "one_lora")
     only(prompt, "LoomLoader")["inputs"]["lora_name"] = "with_leftovers.safetensors"

@@ -31,7 +31,10 @@ def _package(name: str, path: Path) -> types.ModuleType:
 
 def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
     base = "lora_loom.lora_core"
-    errors, account = importlib.import_module(f"{base}.errors"), importlib.import_module(f"{base}.account")
+    errors, account = (
+        importlib.import_module(f"{base}.errors"),
+        importlib.import_module(f"{base}.account"),
+    )
 
     def find_lora(name: str) -> tuple[str, Path]:
         if name not in LISTED:
@@ -56,9 +59,9 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             "check_names": lambda stack: [find_lora(row.name) for row in stack.rows],
             "stack_stamp": lambda stack: repr([row.name for row in stack.rows]),
             "outgoing": lambda stack: interop.StackList(stack, [row.name for row in stack.rows]),
-            "in_memory_row": lambda tensors, model, clip: importlib.import_module(f"{base}.stack.rows").StackRow(
-                f"memory of {len(tensors)}", model, clip
-            ),
+            "in_memory_row": lambda tensors, model, clip: importlib.import_module(
+                f"{base}.stack.rows"
+            ).StackRow(f"memory of {len(tensors)}", model, clip),
             "account_for": lambda adapter, model, clip: None,
             "load_named": None,
         },

@@ -14,7 +14,9 @@ def test_the_loader_hands_one_row_over_and_gives_clones_out(pack):
     answer = pack.nodes["LoomLoader"]().load("M", "style.safetensors", 0.8, 0.5, clip="C")
     model, clip, words, report = results(answer)
     stack, *rest = pack.applied[0]
-    assert [(row.name, row.model, row.clip) for row in stack.rows] == [("style.safetensors", 0.8, 0.5)]
+    assert [(row.name, row.model, row.clip) for row in stack.rows] == [
+        ("style.safetensors", 0.8, 0.5)
+    ]
     assert rest == ["M", "C", "auto"]
     assert (model, clip, words) == ("patched M", "patched C", "ohwx")
     assert answer["ui"]["text"] == [report]
@@ -22,7 +24,10 @@ def test_the_loader_hands_one_row_over_and_gives_clones_out(pack):
 
 def test_an_unconnected_clip_stops_whoever_reads_it_with_a_plain_message(pack):
     _, clip, *_ = results(pack.nodes["LoomLoader"]().load("M", "style.safetensors", 1.0, 1.0))
-    assert clip.message == "Loom Loader has no CLIP connected, so it has none to give. Connect CLIP to Loom Loader."
+    assert (
+        clip.message
+        == "Loom Loader has no CLIP connected, so it has none to give. Connect CLIP to Loom Loader."
+    )
 
 
 def test_a_stack_without_a_model_only_hands_the_stack_on(pack):
@@ -43,7 +48,11 @@ def test_rows_come_in_the_order_incoming_own_memory(pack):
         lora_model_strength=0.4,
         lora_clip_strength=0.3,
     )
-    assert results(answer)[2] == [("dir/character.safetensors", 0.9, 0.9), ("style.safetensors", 1.0, 1.0), ("memory of 2", 0.4, 0.3)]
+    assert results(answer)[2] == [
+        ("dir/character.safetensors", 0.9, 0.9),
+        ("style.safetensors", 1.0, 1.0),
+        ("memory of 2", 0.4, 0.3),
+    ]
 
 
 def test_an_incoming_stack_is_not_changed(pack):
@@ -53,9 +62,13 @@ def test_an_incoming_stack_is_not_changed(pack):
 
 
 def test_apply_reads_a_stack_of_another_pack(pack):
-    pack.nodes["LoomApply"]().apply("M", [("style.safetensors", 0.8, 0.5, "additive", "*")], matching="strict")
+    pack.nodes["LoomApply"]().apply(
+        "M", [("style.safetensors", 0.8, 0.5, "additive", "*")], matching="strict"
+    )
     stack, model, clip, matching = pack.applied[0]
-    assert [(row.name, row.model, row.clip) for row in stack.rows] == [("style.safetensors", 0.8, 0.5)]
+    assert [(row.name, row.model, row.clip) for row in stack.rows] == [
+        ("style.safetensors", 0.8, 0.5)
+    ]
     assert (model, clip, matching) == ("M", None, "strict")
 
 

@@ -63,5 +63,7 @@ def test_every_node_that_names_a_file_follows_it(pack):
         named = next((name for name in ("lora_name", "rows") if name in inputs), None)
         assert hasattr(node, "IS_CHANGED") == (named is not None)
         if named is not None:
-            value = {"lora_name": "style.safetensors", "rows": '[{"lora": "style.safetensors"}]'}[named]
+            value = {"lora_name": "style.safetensors", "rows": '[{"lora": "style.safetensors"}]'}[
+                named
+            ]
             assert "style.safetensors" in node.IS_CHANGED(**{named: value})

@@ -29,7 +29,9 @@ def test_a_node_that_has_not_run_shows_nothing_and_keeps_its_values(page):
     graph = workflow(WORKFLOW)
     load(page, graph)
     saved = page.evaluate("() => window.app.graph.serialize()")
-    values = {node["id"]: node["widgets_values"] for node in graph["nodes"] if node["type"] == "LoomStack"}
+    values = {
+        node["id"]: node["widgets_values"] for node in graph["nodes"] if node["type"] == "LoomStack"
+    }
     for node in saved["nodes"]:
         if node["type"] == "LoomStack":
             expected = values[int(node["id"])]
