@@ -23,6 +23,7 @@ from tools.devkit.base_directory import TOY_WORKFLOWS, standard_base
 from tools.devkit.environment import ROOT, located
 from tools.devkit.host_client import HostClient
 from tools.devkit.host_process import running_host
+from tools.make_workflows import EXAMPLES, WORKFLOWS
 from tools.toy_reader import Reading, read
 from tools.workflow_graph import api_prompt
 
@@ -148,6 +149,13 @@ def run_examples(client: HostClient, out: Path) -> dict[str, dict[str, Any]]:
     return prompts
 
 
+def renew_pictures(out: Path) -> None:
+    """Write the committed pictures again: the examples' thumbnails and the sheet of the README."""
+    for name in WORKFLOWS:
+        Image.open(out / f"{name}.png").save(EXAMPLES / f"{name}.jpg", quality=90)
+    Image.open(out / "sheet.png").convert("RGB").save(ROOT / "docs" / "sheet.jpg", quality=88)
+
+
 def stacking_works(rows: list[Seen]) -> bool:
     """Whether the stacked row shows both, and the row without LoRAs shows neither."""
     none, both = rows[0], rows[-1]
@@ -163,6 +171,9 @@ def main() -> int:
         "--out", type=Path, default=ROOT / "demo_output", help="where the pictures go"
     )
     parser.add_argument("--seeds", type=int, default=16, help="pictures for each row of the sheet")
+    parser.add_argument(
+        "--renew", action="store_true", help="write thumbnails and README sheet again"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     environment = located()
@@ -176,6 +187,8 @@ def main() -> int:
         rows = [see(client, prompt, condition, options.seeds) for condition in CONDITIONS]
     sheet(rows, text_of(prompt)).save(options.out / "sheet.png")
     print(f"\n{table(rows)}\n\nThe sheet: {os.path.relpath(options.out / 'sheet.png')}")
+    if options.renew:
+        renew_pictures(options.out)
     if not stacking_works(rows):
         print(
             f"Stacking does not work here: both should be seen in {WANTED_WHEN_STACKED:.0%} or more."

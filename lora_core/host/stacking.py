@@ -88,9 +88,8 @@ def account_for(adapter: AdapterFile, model: Any, clip: Any) -> Account | None:
 
 
 def _target_maps(model: Any, clip: Any) -> tuple[TargetMap | None, TargetMap | None]:
-    return None if model is None else model_targets(model), None if clip is None else clip_targets(
-        clip
-    )
+    on_model = None if model is None else model_targets(model)
+    return on_model, None if clip is None else clip_targets(clip)
 
 
 def stack_stamp(stack: LoraStack) -> str:
