@@ -13,7 +13,7 @@ SIZE = 128
 
 
 def test_the_same_seed_draws_the_same_picture() -> None:
-    plain = toy.Picture("red", "star", "dark", stripe_phase=0.0)
+    plain = toy.Picture("red", "star", "dark", styled=True)
     first = toy.placed_at_random(plain, random.Random(4))
     again = toy.placed_at_random(plain, random.Random(4))
     other = toy.placed_at_random(plain, random.Random(5))
@@ -38,13 +38,14 @@ def test_edges_are_antialiased() -> None:
     assert len(between) > 8
 
 
-def test_the_ring_has_a_hole_and_the_style_has_ink_and_stripes() -> None:
+def test_the_ring_has_a_hole_and_the_style_has_ink() -> None:
     ring = np.asarray(toy.draw(toy.Picture(None, "ring", "grey"), SIZE))
     assert tuple(ring[SIZE // 2, SIZE // 2]) == toy.GROUNDS["grey"]
-    styled = np.asarray(toy.draw(toy.Picture(None, "ring", "grey", stripe_phase=0.2), SIZE))
+    styled = np.asarray(toy.draw(toy.Picture(None, "ring", "grey", styled=True), SIZE))
     colours = {tuple(pixel) for pixel in styled.reshape(-1, 3)}
-    wanted = {toy.GROUNDS["grey"], toy.STRIPES["grey"], toy.INK["grey"], toy.CHARACTER_COLOUR}
+    wanted = {toy.GROUNDS["grey"], toy.INK["grey"], toy.CHARACTER_COLOUR}
     assert wanted <= colours
+    assert tuple(styled[0, 0]) == tuple(styled[-1, SIZE // 2]) == toy.INK["grey"]
 
 
 def test_captions_leave_out_what_is_left_to_chance() -> None:
