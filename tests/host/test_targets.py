@@ -34,6 +34,11 @@ SCHEMES = {
         "lora.up",
         "lora.down",
     ),
+    "diffusers, old processors": (
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora",
+        "up",
+        "down",
+    ),
     "PEFT alone": (
         "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
         "lora_B",
@@ -55,20 +60,6 @@ def test_a_module_is_found_under_every_scheme(scheme):
     tensors = {
         f"{module}.{up}.weight": torch.ones(out, 2),
         f"{module}.{down}.weight": torch.ones(2, inner),
-    }
-    resolved, _ = resolve(
-        [(StackRow("x"), parse_state_dict(tensors, "x"))], targets, None, "strict"
-    )
-    assert [target.key for target in resolved.model.fused] == [SD15_TO_K]
-
-
-def test_old_diffusers_attention_processors_are_found():
-    targets = model_targets(small_model("SD1.5", torch.float32))
-    out, inner = targets.shapes[SD15_TO_K]
-    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k"
-    tensors = {
-        f"{module}_lora.up.weight": torch.ones(out, 2),
-        f"{module}_lora.down.weight": torch.ones(2, inner),
     }
     resolved, _ = resolve(
         [(StackRow("x"), parse_state_dict(tensors, "x"))], targets, None, "strict"
