@@ -156,8 +156,8 @@ def base_networks(names_from: Any) -> tuple[torch.nn.Module, Any, dict[str, str]
     """Return the base model's UNet and text encoder, frozen, and the UNet's LoRA names."""
     tensors = load_file(str(CHECKPOINT))
     unet = toy_host.new_unet(0)
-    encoder = toy_host.new_text_encoder(0)
-    parts = (
+    encoder: Any = toy_host.new_text_encoder(0)
+    parts: tuple[tuple[torch.nn.Module, str], ...] = (
         (unet, "model.diffusion_model."),
         (encoder.clip_l.transformer, "cond_stage_model.transformer."),
     )

@@ -189,5 +189,6 @@ def _one_step(
     optimizer.step()
     decay = min(plan.ema, (1 + step) / (10 + step))
     with torch.no_grad():
-        torch._foreach_lerp_(average, weights, 1 - decay)
+        for smooth, weight in zip(average, weights, strict=True):
+            smooth.lerp_(weight, 1 - decay)
     return float(torch.stack([loss for loss, _ in halves]).mean())

@@ -18,8 +18,8 @@ def factors(adapter: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
         return up, adapter.down.flatten(1)
     down = adapter.down.flatten(1).float()
     mid = adapter.mid.float()
-    contracted = torch.tensordot(mid, down, dims=([1], [0]))
-    return up, contracted.movedim(-1, 1).flatten(1)
+    contracted = torch.einsum("pq...,qi->pi...", mid, down)
+    return up, contracted.flatten(1)
 
 
 def delta(adapter: LowRank, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,7 +50,9 @@ def lokr(good):
     }
 
 
-FILES = {
+# A file's content: bytes, the share of the good file that is left, or its tensors made from the good file.
+Content = bytes | float | Callable[[Path], dict[str, torch.Tensor]]
+FILES: dict[str, tuple[Content, str]] = {
     "empty.safetensors": (b"", "empty.safetensors: the file is empty"),
     "truncated.safetensors": (0.5, "truncated.safetensors: not a readable safetensors file"),
     "webpage.safetensors": (
