@@ -157,7 +157,7 @@ def _counts(item: Adapter | Difference, file: AdapterFile) -> bool:
 def _find(name: str, kind: str, targets: TargetMap) -> Target | None:
     """The first name's target that the model really has; for a bias, the one beside the named weight."""
     for candidate in candidate_names(name):
-        target = targets.names.get(candidate)
+        target = targets.find(candidate)
         if target is not None and kind == "bias":
             target = _bias_of(target)
         if target is not None and targets.shape_of(target) is not None:

@@ -22,6 +22,9 @@ _WHOLE = {"weight difference", "bias difference", "weight replacement"}
 # Parts that may be of any dtype, because they are counts and switches.
 _NUMBERS = {"alpha", "reshape", "on_input"}
 
+# Black Forest Labs' control LoRAs for Flux say nowhere that they add inputs; whole norms in the file tell them.
+_CONTROL_MARK = "single_blocks.0.norm.key_norm.scale"
+
 # Key of each part of one module.
 _Parts = dict[str, str]
 
@@ -128,6 +131,8 @@ def _module(
     else:
         known = None
     parts = {part: tensors[key] for part, key in keys.items() if part != "alpha"}
+    if name == "img_in" and _CONTROL_MARK in tensors:
+        parts["reshape"] = torch.tensor([*parts["up"].shape[:1], *parts["down"].shape[1:]])
     return adapter_of(ModuleParts(label, name, keys, parts, known))
 
 
