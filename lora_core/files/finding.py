@@ -237,9 +237,10 @@ def _missing(wanted: Wanted, shelf: Shelf) -> str:
 
 
 def _nearest(base: str, names: list[str]) -> list[str]:
-    """Up to three names whose last part is alike, the most alike first."""
+    """Up to three names whose last part is alike, the most alike first. The extension, which all share, counts not."""
     by_base: dict[str, list[str]] = {}
     for name in names:
-        by_base.setdefault(_base(name), []).append(name)
-    close = difflib.get_close_matches(base, list(by_base), n=3, cutoff=0.6)
+        by_base.setdefault(_base(name).removesuffix(_EXTENSION), []).append(name)
+    wanted = base.removesuffix(_EXTENSION)
+    close = difflib.get_close_matches(wanted, list(by_base), n=3, cutoff=0.6)
     return [name for alike in close for name in by_base[alike]][:3]

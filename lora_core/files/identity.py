@@ -70,9 +70,10 @@ def hash_file(
 def _digests(file: FileIO, size: int, on_progress: Progress | None) -> FileHashes:
     whole, weights = hashlib.sha256(), hashlib.sha256()
     start = _end_of_header(file, size)
-    buffer = memoryview(bytearray(min(CHUNK, size + 1)))
+    buffer = memoryview(bytearray(max(1, min(CHUNK, size))))
     done = 0
-    while count := file.readinto(buffer):
+    # A file that grows meanwhile is not followed: its stamp tells.
+    while done < size and (count := file.readinto(buffer)):
         whole.update(buffer[:count])
         weights.update(buffer[max(0, start - done) : count])
         done += count

@@ -46,7 +46,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
         return types.SimpleNamespace(
             model=model and f"patched {model}",
             clip=clip and f"patched {clip}",
-            account=account.Account(),
+            account=account.Account() if model or clip else None,
             trigger_words="ohwx",
             identities=tuple(
                 lock.Identified(
