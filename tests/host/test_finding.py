@@ -110,9 +110,13 @@ def test_a_file_that_was_never_hashed_is_found_too(client, loras, index, loader_
     digest = sha256(loras / "from_elsewhere.safetensors")
     assert not index.exists() or digest not in index.read_text()
     prompt = with_lora(loader_prompt, "their_name.safetensors", {"sha256": digest})
-    finished = client.run(prompt)
+    bars: list[tuple[str, float, float]] = []
+    finished = client.run(prompt, on_progress=lambda *bar: bars.append(bar))
     (report,) = loader_ui(prompt, finished)["text"]
     assert "found by its hash as from_elsewhere.safetensors" in report
+    ours = [bar[1:] for bar in bars if bar[0] == node_id(prompt, "LoomLoader")]
+    assert ours
+    assert ours[-1][0] == ours[-1][1] >= (loras / "from_elsewhere.safetensors").stat().st_size
     assert digest in index.read_text()
 
 
