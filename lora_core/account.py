@@ -25,6 +25,7 @@ class RowAccount:
     model, clip: how many low-rank modules found their weight, of all that the file has for that part.
     unmatched: modules or keys that found no weight, with the reason. clashes: the weight is there, its shape differs.
     not_connected: parts of the file with nothing to go on, because MODEL or CLIP is not connected.
+    notes: what else a person should know, for example that the file was found by its hash under another name.
     """
 
     row: StackRow
@@ -35,6 +36,7 @@ class RowAccount:
     clashes: tuple[Leftover, ...]
     not_connected: tuple[str, ...]
     model_base: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -106,7 +108,8 @@ def _row_lines(account: RowAccount) -> list[str]:
 
 def _row_details(account: RowAccount) -> list[str]:
     totals = {"MODEL": account.model.total, "CLIP": account.clip.total}
-    lines = [
+    lines = list(account.notes)
+    lines += [
         f"no {part} connected: its {totals[part]} keys were left aside"
         for part in account.not_connected
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import uuid
@@ -22,11 +23,12 @@ def write_by_content(tensors: Mapping[str, torch.Tensor], folder: Path) -> Path:
     data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
     path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     if not path.exists():
-        _write_bytes(data, path)
+        write_bytes(data, path)
     return path
 
 
-def _write_bytes(data: bytes, path: Path) -> None:
+def write_bytes(data: bytes, path: Path) -> None:
+    """Put the bytes at `path` in one step: a temporary file, synced, takes its name. Raises LoraFileError."""
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,4 +42,5 @@ def _write_bytes(data: bytes, path: Path) -> None:
             f"{path.name}: writing {len(data)} bytes failed ({error.strerror})."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

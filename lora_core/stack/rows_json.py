@@ -2,6 +2,7 @@
 
 {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8, "on": true, "role": "style"}]}
 A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free".
+"sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from ..errors import StackError
 from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1
-_FIELDS = {"lora", "model", "clip", "on", "role"}
+_FIELDS = {"lora", "model", "clip", "on", "role", "sha256", "autov3", "accept"}
 _EXAMPLE = '{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8}]}'
 
 
@@ -68,7 +69,15 @@ def _row(number: int, row: object) -> StackRow | None:
         )
     model = row.get("model", 1.0)
     try:
-        parsed = StackRow(name.strip(), model, row.get("clip", model), row.get("role", "free"))
+        parsed = StackRow(
+            name.strip(),
+            model,
+            row.get("clip", model),
+            row.get("role", "free"),
+            sha256=row.get("sha256"),
+            autov3=row.get("autov3"),
+            accept=row.get("accept", False),
+        )
     except StackError as error:
         raise StackError(f"Row {number}: {error}") from error
     return parsed if switched_on else None
