@@ -20,10 +20,14 @@ _Parts = dict[str, str]
 
 
 def parse_state_dict(
-    tensors: Mapping[str, torch.Tensor], label: str, metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, torch.Tensor],
+    label: str,
+    metadata: Mapping[str, str] | None = None,
+    checked: bool = False,
 ) -> AdapterFile:
     """Group the tensors of a LoRA into adapters.
 
+    checked: the values are known to be finite and are not searched for NaN again.
     Raises LoraKeyError where two keys name the same part of one module, a half is missing, or ranks differ;
     LoraFileError where a tensor holds NaN or infinity or is no floating-point tensor, or there is none at all.
     """
@@ -37,12 +41,12 @@ def parse_state_dict(
     for name, parts in grouped.items():
         for part in ("weight", "bias"):
             if key := parts.pop(f"{part} difference", None):
-                _check_values(key, tensors[key], label)
+                _check_values(key, tensors[key], label, checked=checked)
                 differences[name, part] = Difference(tensors[key], part, (key,))
         if set(parts) == {"alpha"}:
             leftovers.append(Leftover(parts["alpha"], "an alpha without matrices"))
         elif parts:
-            modules[name] = _low_rank(name, parts, tensors, label)
+            modules[name] = _low_rank(name, parts, tensors, label, checked)
     return AdapterFile(
         label, modules, tuple(leftovers), dict(metadata or {}), differences, tuple(unread)
     )
@@ -82,7 +86,9 @@ def _put(grouped: dict[str, _Parts], split: KeyParts, key: str, label: str) -> N
     parts[split.part] = key
 
 
-def _low_rank(name: str, keys: _Parts, tensors: Mapping[str, torch.Tensor], label: str) -> LowRank:
+def _low_rank(
+    name: str, keys: _Parts, tensors: Mapping[str, torch.Tensor], label: str, checked: bool
+) -> LowRank:
     """The checked adapter of one module."""
     missing = [part for part in ("up", "down") if part not in keys]
     if missing:
@@ -92,7 +98,7 @@ def _low_rank(name: str, keys: _Parts, tensors: Mapping[str, torch.Tensor], labe
             "The file is incomplete: download or save it again."
         )
     for part, key in keys.items():
-        _check_values(key, tensors[key], label, any_dtype=part == "alpha")
+        _check_values(key, tensors[key], label, any_dtype=part == "alpha", checked=checked)
     alpha = _number(keys["alpha"], tensors, label) if "alpha" in keys else None
     mid = tensors[keys["mid"]] if "mid" in keys else None
     adapter = LowRank(tensors[keys["up"]], tensors[keys["down"]], alpha, mid, tuple(keys.values()))
@@ -109,7 +115,9 @@ def _number(key: str, tensors: Mapping[str, torch.Tensor], label: str) -> float:
     return float(tensor.reshape(()))
 
 
-def _check_values(key: str, tensor: torch.Tensor, label: str, any_dtype: bool = False) -> None:
+def _check_values(
+    key: str, tensor: torch.Tensor, label: str, any_dtype: bool = False, checked: bool = False
+) -> None:
     """A sum carries any NaN or infinity through and costs one pass; only a suspicious one is looked at closely."""
     if tensor.dtype not in _FACTOR_DTYPES:
         if any_dtype:
@@ -118,6 +126,8 @@ def _check_values(key: str, tensor: torch.Tensor, label: str, any_dtype: bool = 
             f"{label}: '{key}' holds {str(tensor.dtype).removeprefix('torch.')} numbers; a LoRA holds floating-point "
             "ones. It is quantised or no LoRA: get it in fp32, fp16, bf16 or fp8."
         )
+    if checked:
+        return
     values = tensor if tensor.element_size() > 1 else tensor.float()
     if torch.isfinite(values.sum(dtype=torch.float32)):
         return
