@@ -59,6 +59,11 @@ def bytes_of(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
+def say(line: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
 def peak() -> int:
     """The most memory that this process has had, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
@@ -74,10 +79,7 @@ def main(seed: int, first: int, last: int) -> None:
         for whole in wholes:
             path.write_bytes(whole)
             outcome = attempt(path)
-            print(
-                json.dumps({"mutation": "none", "outcome": outcome, "size": 0, "grown": 0}),
-                flush=True,
-            )
+            say({"mutation": "none", "outcome": outcome, "size": 0, "grown": 0})
         for index in range(first, last):
             name, data = mutated(seed, index, wholes)
             path.write_bytes(data)
@@ -85,7 +87,7 @@ def main(seed: int, first: int, last: int) -> None:
             del data
             outcome = attempt(path)
             line = {"mutation": name, "outcome": outcome, "size": size, "grown": peak() - before}
-            print(json.dumps({"index": index} | line), flush=True)
+            say({"index": index} | line)
 
 
 if __name__ == "__main__":
