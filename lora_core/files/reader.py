@@ -86,7 +86,7 @@ def _read_body(file: FileIO, size: int, label: str) -> torch.Tensor:
         raise LoraFileError(
             f"{label}: its weights need {size / 1e9:.1f} GB of memory, which is not there. Is it a LoRA, not a model?"
         ) from error
-    memory, done = memoryview(body.numpy())[:size], 0
+    memory, done = body.numpy().data[:size], 0
     while done < size:
         count = file.readinto(memory[done:])
         if not count:

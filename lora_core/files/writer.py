@@ -152,7 +152,7 @@ def _body(tensors: Mapping[str, torch.Tensor]) -> Iterator[memoryview]:
     """The tensors' bytes, one after another, without a copy of those that are whole already."""
     for tensor in tensors.values():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        yield memoryview(flat.view(torch.uint8).numpy())
+        yield flat.view(torch.uint8).numpy().data
 
 
 def _hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

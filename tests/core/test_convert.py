@@ -86,7 +86,7 @@ def same(ours, theirs, tolerance: float) -> bool:
     return all(float((ours[k] - theirs[k]).norm() / theirs[k].norm()) < tolerance for k in ours)
 
 
-def converted(tensors, scheme, model=MODEL, clip=CLIP):
+def converted(tensors, scheme: str, model: TargetMap | None = MODEL, clip: TargetMap | None = CLIP):
     return convert(tensors, parse_state_dict(tensors, "x"), scheme, model, clip)
 
 
