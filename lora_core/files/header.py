@@ -26,7 +26,10 @@ _STRUCTURE_LIMIT = 4_000_000
 _SMALL_HEADER = 1_000_000
 _LONGEST_NAME = 1000
 _MOST_DIMENSIONS = 8
-_LARGEST_TENSOR = 1 << 60
+# An empty tensor has strides too, which must not run over.
+_MOST_EMPTY = 1 << 48
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_WHOLE = {int}
 
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, dtype)
@@ -179,7 +182,7 @@ def _entry(name: str, said: Any, body: int) -> Entry:
     """One checked tensor: a known dtype, a shape of whole numbers, as many bytes within the body as these need."""
     if len(name) > _LONGEST_NAME or not _is_text(name):
         raise Unreadable(f"the tensor name {shown(name)} is no name of a weight")
-    if not isinstance(said, dict) or said.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(said, dict) or said.keys() != _FIELDS:
         raise Unreadable(f"{shown(name)} does not say its dtype, shape and data_offsets")
     dtype = DTYPES.get(said["dtype"]) if isinstance(said["dtype"], str) else None
     if dtype is None:
@@ -187,8 +190,6 @@ def _entry(name: str, said: Any, body: int) -> Entry:
     shape, offsets = said["shape"], said["data_offsets"]
     if not _are_counts(shape) or len(shape) > _MOST_DIMENSIONS:
         raise Unreadable(f"the shape of {shown(name)} is no list of up to {_MOST_DIMENSIONS} sizes")
-    if math.prod(size or 1 for size in shape) * dtype.itemsize > _LARGEST_TENSOR:
-        raise Unreadable(f"the shape of {shown(name)} is absurdly large")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise Unreadable(f"the data_offsets of {shown(name)} are not two whole numbers")
     start, stop = offsets
@@ -196,16 +197,26 @@ def _entry(name: str, said: Any, body: int) -> Entry:
         raise Unreadable(
             f"{shown(name)} claims the bytes {start} to {stop} of {body}: the file is cut short or its header lies"
         )
-    needed = math.prod(shape) * dtype.itemsize
-    if stop - start != needed:
+    numbers = math.prod(shape)
+    if stop - start != numbers * dtype.itemsize:
         raise Unreadable(
-            f"{shown(name)} of shape {tuple(shape)} needs {needed} bytes, its header gives {stop - start}"
+            f"the {stop - start} bytes of {shown(name)} are not those of {_times(shape)} numbers of {said['dtype']}"
         )
+    if not numbers and math.prod(size or 1 for size in shape) > _MOST_EMPTY:
+        raise Unreadable(f"the shape {_times(shape)} of {shown(name)} is absurd")
     return Entry(name, dtype, tuple(shape), start, stop)
 
 
 def _are_counts(said: Any) -> bool:
-    return isinstance(said, list) and all(type(item) is int and item >= 0 for item in said)
+    """Whether it is a list of whole numbers, none below zero. True and False are no numbers."""
+    return (
+        isinstance(said, list) and _WHOLE.issuperset(map(type, said)) and min(said, default=0) >= 0
+    )
+
+
+def _times(shape: list[int]) -> str:
+    text = " x ".join(map(str, shape))
+    return text if len(text) <= 80 else f"{text[:60]}..."
 
 
 def _check_cover(entries: list[Entry], body: int) -> None:

@@ -6,6 +6,7 @@ import os
 from io import FileIO
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..adapters import AdapterFile
@@ -81,8 +82,9 @@ def read_tensors(path: Path, label: str) -> tuple[dict[str, torch.Tensor], dict[
 def _read_body(file: FileIO, size: int, label: str) -> torch.Tensor:
     """The rest of the file as bytes, with room for the widest dtype at the end."""
     try:
-        body = torch.empty(size + 15 & ~15, dtype=torch.uint8)
-    except (RuntimeError, MemoryError) as error:
+        # numpy asks the system for large pages, which halves the time of filling them.
+        body = torch.from_numpy(np.empty(size + 15 & ~15, dtype=np.uint8))
+    except MemoryError as error:
         raise LoraFileError(
             f"{label}: its weights need {size / 1e9:.1f} GB of memory, which is not there. Is it a LoRA, not a model?"
         ) from error
