@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..errors import LoraFileError
+from ..errors import LoraError
 from .cache import BoundedCache
 from .identity import autov3_of, sha256_of
 from .reader import FileStamp
@@ -75,7 +75,7 @@ def update_index(path: Path, rows: Index) -> str | None:
     for attempt in range(_TRIES):
         try:
             return _replaced(path, rows)
-        except (OSError, LoraFileError) as error:
+        except (OSError, LoraError) as error:
             reason = getattr(error.__cause__ or error, "strerror", None)
             said = f"{path} cannot be kept ({reason}), so LoRA files are hashed again in every run."
             time.sleep(_PAUSE * attempt)
@@ -83,7 +83,7 @@ def update_index(path: Path, rows: Index) -> str | None:
 
 
 def _replaced(path: Path, rows: Index) -> str | None:
-    """One try: read, merge, put in place. Raises OSError or LoraFileError."""
+    """One try: read, merge, put in place. Raises OSError or LoraError."""
     said = None
     known = _load(path)
     if known is None:

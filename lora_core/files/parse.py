@@ -30,10 +30,14 @@ _Parts = dict[str, str]
 
 
 def parse_state_dict(
-    tensors: Mapping[str, torch.Tensor], label: str, metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, torch.Tensor],
+    label: str,
+    metadata: Mapping[str, str] | None = None,
+    checked: bool = False,
 ) -> AdapterFile:
     """Group the tensors of a LoRA into adapters.
 
+    checked: the values are known to be finite and are not searched for NaN again.
     Raises LoraKeyError where two keys name the same part of one module, a half is missing, or ranks differ;
     LoraFileError where a tensor holds NaN or infinity or is no floating-point tensor, or there is none at all.
     """
@@ -47,7 +51,7 @@ def parse_state_dict(
     differences: dict[tuple[str, str], Difference] = {}
     for name, parts in grouped.items():
         for part, key in parts.items():
-            _check_values(key, tensors[key], label, any_dtype=part in _NUMBERS)
+            _check_values(key, tensors[key], label, any_dtype=part in _NUMBERS, checked=checked)
         whole = {part: parts.pop(part) for part in list(parts) if part in _WHOLE}
         bias = parts.pop("low-rank bias", None)
         if set(parts) == {"alpha"}:
@@ -145,7 +149,9 @@ def _number(key: str, tensors: Mapping[str, torch.Tensor], label: str) -> float:
     return float(tensor.reshape(()))
 
 
-def _check_values(key: str, tensor: torch.Tensor, label: str, any_dtype: bool = False) -> None:
+def _check_values(
+    key: str, tensor: torch.Tensor, label: str, any_dtype: bool = False, checked: bool = False
+) -> None:
     """A sum carries any NaN or infinity through and costs one pass; only a suspicious one is looked at closely."""
     if tensor.dtype not in _FACTOR_DTYPES:
         if any_dtype:
@@ -154,6 +160,8 @@ def _check_values(key: str, tensor: torch.Tensor, label: str, any_dtype: bool = 
             f"{label}: '{key}' holds {str(tensor.dtype).removeprefix('torch.')} numbers; a LoRA holds floating-point "
             "ones. It is quantised or no LoRA: get it in fp32, fp16, bf16 or fp8."
         )
+    if checked:
+        return
     values = tensor if tensor.element_size() > 1 else tensor.float()
     if torch.isfinite(values.sum(dtype=torch.float32)):
         return

@@ -58,6 +58,16 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             notes=tuple(f"{row.name}: a note" for row in stack.rows if row.sha256),
         )
 
+    def check_order(name: str | None, lora_name: str | None) -> None:
+        if lora_name is not None and not lora_name.startswith("["):
+            find_lora(lora_name)
+        if name is not None and ".." in name:
+            raise errors.SaveError(f"'{name}' cannot be a file name")
+
+    def save_lora(lora_model: Any, lora_name: str, order: Any, model: Any, clip: Any) -> Any:
+        applied.append((lora_model, lora_name, order, model, clip))
+        return types.SimpleNamespace(name="loom/x.safetensors", report="saved", tensors=lora_model)
+
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
         "messages": {"stop_with": Stop},
@@ -74,6 +84,14 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             "load_named": None,
             "open_row": None,
             "identify": None,
+        },
+        "saving": {
+            "NO_FILE": "[the LORA_MODEL input]",
+            "FOLDERS": ("output/loras", "models/loras"),
+            "IF_EXISTS": ("refuse", "add a number", "overwrite"),
+            "SaveOrder": lambda *values: values,
+            "check_order": check_order,
+            "save_lora": save_lora,
         },
     }
     modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}

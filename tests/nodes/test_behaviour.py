@@ -74,6 +74,26 @@ def test_apply_reads_a_stack_of_another_pack(pack):
     assert (model, clip, matching) == ("M", None, "strict")
 
 
+def test_save_hands_the_whole_order_over_and_the_lora_on(pack):
+    lora = {"x": 1}
+    answer = pack.nodes["LoomSave"]().save(
+        "loom/x", "kohya", "fp16", "refuse", lora_model=lora, model="M", clip="C", title="Rain"
+    )
+    order = ("loom/x", "kohya", "fp16", "output/loras", "refuse", "", "Rain", "")
+    assert pack.applied == [(lora, "[the LORA_MODEL input]", order, "M", "C")]
+    assert results(answer) == ("loom/x.safetensors", "saved", lora)
+    assert answer["ui"]["text"] == ["saved"]
+
+
+def test_save_refuses_before_the_graph_runs_what_can_be_known(pack):
+    validate = pack.nodes["LoomSave"].VALIDATE_INPUTS
+    assert validate("loom/x") is True
+    assert validate("loom/x", "style.safetensors") is True
+    assert validate(None, None) is True
+    assert "cannot be a file name" in validate("../x")
+    assert "LoRA 'gone.safetensors' not found" in validate("x", "gone.safetensors")
+
+
 @pytest.mark.parametrize("node_id", ["LoomLoader", "LoomInspect"])
 def test_a_missing_file_is_refused_before_the_graph_runs(node_id, pack):
     validate = pack.nodes[node_id].VALIDATE_INPUTS

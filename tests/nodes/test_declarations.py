@@ -59,7 +59,8 @@ def test_every_node_has_a_help_page_that_names_its_inputs(pack):
 def test_every_node_that_names_a_file_follows_it(pack):
     """IS_CHANGED must be a comparable value, never a truth value: True would compare equal to itself for ever."""
     for node in pack.nodes.values():
-        inputs = node.INPUT_TYPES()["required"]
+        sections = node.INPUT_TYPES()
+        inputs = {**sections["required"], **sections.get("optional", {})}
         named = next((name for name in ("lora_name", "rows") if name in inputs), None)
         assert hasattr(node, "IS_CHANGED") == (named is not None)
         if named is not None:
