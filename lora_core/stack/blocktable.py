@@ -40,14 +40,16 @@ class Place:
 class BlockTable:
     """All weights of a model (and its text encoders) by block.
 
-    blocks: names in the order of the model. places: weight name -> its one block.
+    blocks: names in the order of the model. places: weight name -> its one block. weights: block -> its weights.
     groups: names for several blocks: TE, CLIP, T5, one for each text encoder, and BASE, which is all that lies outside
-    the model's numbered blocks, text encoders included.
+    the model's numbered blocks, text encoders included. complete: whether a MODEL was there to read the names from.
     """
 
     blocks: tuple[str, ...] = ()
     places: Mapping[str, Place] = field(default_factory=dict)
+    weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    complete: bool = True
 
     def numbered(self, prefix: str = "") -> tuple[str, ...]:
         """The model's own blocks, or those of one kind: "IN" gives IN00, IN01, ..."""
@@ -74,7 +76,11 @@ def block_table(model: TargetMap | None, clip: TargetMap | None = None) -> Block
     maps = [targets for targets in (model, clip) if targets is not None]
     pieces = all_pieces({key: path for key, (_, path) in places.items()}, maps)
     placed = {key: Place(block, path, pieces[key]) for key, (block, path) in places.items()}
-    return BlockTable(blocks, placed, groups)
+    weights: dict[str, list[str]] = {block: [] for block in blocks}
+    for key, (block, _) in places.items():
+        weights[block].append(key)
+    by_block = {block: tuple(keys) for block, keys in weights.items()}
+    return BlockTable(blocks, placed, by_block, groups, model is not None)
 
 
 def _groups(own: set[str], encoders: Mapping[str, Mapping[str, tuple]]) -> dict[str, tuple]:

@@ -18,6 +18,7 @@ class StackRow:
 
     name: as the host lists it in the loras folders (relative path with extension); for a LoRA in memory, a label.
     adapter: the LoRA itself where it came in memory instead of from a file.
+    blocks: strengths of single blocks in the block language (blocks.py), as the user wrote it; "" leaves all at 1.
     """
 
     name: str
@@ -25,6 +26,7 @@ class StackRow:
     clip: float = 1.0
     role: str = "free"
     adapter: AdapterFile | None = None
+    blocks: str = ""
 
     def __post_init__(self) -> None:
         for field in ("model", "clip"):
@@ -35,6 +37,10 @@ class StackRow:
                 )
             # Other packs send numpy numbers; what goes out by a LORA_STACK is a plain float.
             object.__setattr__(self, field, float(value))
+        if not isinstance(self.blocks, str):
+            raise StackError(
+                f"'{self.name}': the block strengths must be text such as 'IN04=0.5'; found {self.blocks!r:.80}."
+            )
         if self.role not in ROLES:
             raise StackError(
                 f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}."
