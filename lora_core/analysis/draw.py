@@ -13,7 +13,7 @@ from .energy import BlockEnergy, Energies
 
 WIDTH = 768
 _BARS_A_PANEL = 30
-_MARGIN, _AXIS, _HEADER, _BARS, _GAP = 16, 52, 78, 150, 18
+_MARGIN, _AXIS, _HEADER, _BARS, _GAP = 16, 58, 82, 160, 18
 _GROUND, _GRID, _TEXT, _FAINT = (30, 31, 36), (62, 64, 72), (236, 236, 240), (170, 172, 182)
 _WHOLE, _LEFT, _ADDED = (96, 110, 140), (64, 196, 170), (250, 184, 60)
 _Box = tuple[float, float, float, float]
@@ -25,7 +25,7 @@ def energy_chart(found: Energies, title: str) -> Image.Image:
     WIDTH pixels wide; blocks beyond the first _BARS_A_PANEL go on in panels below, all to one scale.
     """
     panels = _panels(found.blocks)
-    names = _font(13)
+    names = _font(15)
     label = max((_width(names, each.block) for each in found.blocks), default=0) + 10
     height = _HEADER + len(panels) * (_BARS + label + _GAP) + _MARGIN // 2
     image = Image.new("RGB", (WIDTH, int(height)), _GROUND)
@@ -75,14 +75,14 @@ def _panels(blocks: Sequence[BlockEnergy]) -> list[Sequence[BlockEnergy]]:
 
 
 def _header(draw: ImageDraw.ImageDraw, found: Energies, title: str) -> None:
-    left = f"{100 * found.share_left:.3g} % of the energy left"
-    large, small = _font(20), _font(14)
+    left = f"{100 * found.share_left:.3g} % of the energy is left"
+    large, small = _font(20), _font(15)
     room = WIDTH - 3 * _MARGIN - _width(large, left)
     draw.text((_MARGIN, 10), _fitted(title, large, room), _TEXT, large)
     draw.text((WIDTH - _MARGIN - _width(large, left), 10), left, _LEFT, large)
     x = float(_MARGIN)
     for colour, text in (
-        (_LEFT, "left after block strengths"),
+        (_LEFT, "energy left"),
         (_WHOLE, "taken away"),
         (_ADDED, "added (strength above 1)"),
     ):
@@ -93,7 +93,7 @@ def _header(draw: ImageDraw.ImageDraw, found: Energies, title: str) -> None:
 
 def _scale(draw: ImageDraw.ImageDraw, y: float, top: float) -> None:
     """Four lines with the share of all energy that each stands for."""
-    font = _font(12)
+    font = _font(13)
     for part in range(5):
         height = y + _BARS * (1 - part / 4)
         draw.line((_AXIS - 4, height, WIDTH - _MARGIN, height), _GRID)
@@ -117,7 +117,7 @@ def _bar(draw: ImageDraw.ImageDraw, box: _Box, each: BlockEnergy, full: float) -
 
 
 def _colour(each: BlockEnergy) -> tuple[int, int, int]:
-    return _TEXT if each.left > 0 or each.energy == 0 else (140, 142, 152)
+    return _TEXT if each.left > 0 or each.energy == 0 else (150, 152, 164)
 
 
 def _upright(
@@ -129,7 +129,7 @@ def _upright(
     colour: tuple[int, int, int],
 ) -> None:
     """Text that reads from bottom to top, centred on x, ending at y."""
-    size = (math.ceil(_width(font, text)) + 2, 18)
+    size = (math.ceil(_width(font, text)) + 2, 20)
     strip = Image.new("RGB", size, _GROUND)
     ImageDraw.Draw(strip).text((1, 1), text, colour, font)
     turned = strip.rotate(90, expand=True)

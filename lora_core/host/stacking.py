@@ -19,6 +19,7 @@ from ..stack.rows import LoraStack, StackRow
 from ..targets import TargetMap
 from .patching import apply_patches
 from .paths import find_lora, keep_in_loras
+from .presets import presets_for
 from .targets import clip_targets, model_targets
 
 
@@ -61,7 +62,7 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     words = joined_words(tuple(adapter for _, adapter in loaded))
     if model is None and clip is None:
         return Applied(None, None, None, words)
-    resolved, account = resolve(loaded, *_target_maps(model, clip), matching)
+    resolved, account = resolve(loaded, *_target_maps(model, clip), matching, presets_for(stack))
     new_model, new_clip = apply_patches(model, clip, resolved)
     return Applied(new_model, new_clip, account, words)
 

@@ -6,8 +6,11 @@ A preset is text of the block language (blocks.py) with the reading it was writt
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StackError
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,26 @@ def parse_preset_file(text: str, source: str, dialect: str = "auto") -> dict[str
             if current is not None:
                 before = f"{found[current].text}\n" if not match[1] else ""
                 found[current] = Preset(before + match[2], "hako", source)
+    return found
+
+
+def read_preset_files(paths: Iterable[Path]) -> dict[str, Preset]:
+    """The presets of several files; later files win. Raises StackError for a file that is no text.
+
+    The reading is known by the file's name: lbw-preset* is the Inspire Pack's, lbwpresets and elempresets are hako's.
+    """
+    found: dict[str, Preset] = {}
+    for path in paths:
+        try:
+            text = path.read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StackError(
+                f"The preset file {path.name} cannot be read: {error}. Save it as UTF-8 text, or take it away."
+            ) from error
+        name = path.name.lower()
+        hako = name.startswith(("lbwpreset", "elempreset"))
+        dialect = "hako" if hako else "inspire" if name.startswith("lbw-preset") else "auto"
+        found |= parse_preset_file(text, path.name, dialect)
     return found
 
 

@@ -62,7 +62,14 @@ class Elements:
     value: str
 
 
-Statement = Assign | Vector | Elements
+@dataclass(frozen=True)
+class Seed:
+    """What R and U draw from, from here on."""
+
+    seed: int
+
+
+Statement = Assign | Vector | Elements | Seed
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,6 @@ class BlockText:
 
     statements: tuple[Statement, ...] = ()
     letters: Mapping[str, float] = field(default_factory=dict)
-    seed: int = 0
     layouts: tuple[tuple[Token, str], ...] = ()
 
 
@@ -86,9 +92,7 @@ def parse_blocks(text: str, presets: Mapping[str, Preset] = BUILT_IN) -> BlockTe
         reader.read_json(text)
     else:
         reader.read(text)
-    return BlockText(
-        tuple(reader.statements), dict(reader.letters), reader.seed, tuple(reader.layouts)
-    )
+    return BlockText(tuple(reader.statements), dict(reader.letters), tuple(reader.layouts))
 
 
 class _Reader:
@@ -99,7 +103,6 @@ class _Reader:
         self.folded = {name.casefold(): name for name in presets}
         self.statements: list[Statement] = []
         self.letters: dict[str, float] = {"A": 4.0, "B": 1.0}
-        self.seed = 0
         self.dialect = "auto"
         self.layouts: list[tuple[Token, str]] = []
 
@@ -179,7 +182,7 @@ class _Reader:
         elif name.casefold() == "seed":
             if not value.isdecimal() or len(value) > 20:
                 raise token.error(f"the seed must be a whole number of 0 or more; found '{value}'.")
-            self.seed = int(value)
+            self.statements.append(Seed(int(value)))
         elif name in ("A", "B"):
             self.letters[name] = number(token, value)
         else:

@@ -52,14 +52,15 @@ def blocks_named(table: BlockTable, head: Token, optional: bool = False) -> list
     name = head.text.upper()
     if "-" in name:
         return _range(table, head, optional)
+    if (
+        name in table.groups
+    ):  # before the blocks: BASE says all that lies outside, not its one block
+        return list(table.groups[name])
     if "*" in name:
         found = [block for block in table.blocks if fnmatch.fnmatchcase(block, name)]
-    elif (one := _one(table, name)) is not None:
-        found = [one]
-    elif name in table.groups:
-        return list(table.groups[name])
     else:
-        found = []
+        one = _one(table, name)
+        found = [] if one is None else [one]
     if not found and not optional and not _unchecked(table, name):
         raise head.error(_unknown(table, head.text))
     return found

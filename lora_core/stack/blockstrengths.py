@@ -77,21 +77,23 @@ def block_strengths(
     presets: Mapping[str, Preset] = BUILT_IN,
     generator: random.Random | None = None,
 ) -> BlockStrengths:
-    """What the text says of this model. generator: draws R and U; None takes one seeded by the text (seed=7, or 0).
+    """What the text says of this model. generator: draws R and U up to the first seed=7 of the text; None takes seed 0.
 
     Raises StackError with line and column: an entry that touches nothing, a vector of a wrong length, an empty range,
     a preset for another kind of model.
     """
     parsed = parse_blocks(text, presets)
     _check_layouts(parsed, table)
-    work = _Work(table, parsed, generator or random.Random(parsed.seed))
+    work = _Work(table, parsed, generator or random.Random(0))
     for statement in parsed.statements:
         if isinstance(statement, Assign):
             work.assign(statement)
         elif isinstance(statement, Vector):
             work.vector(statement)
-        else:
+        elif isinstance(statement, Elements):
             work.elements(statement)
+        else:
+            work.generator = random.Random(statement.seed)
     touched = tuple(block for block in table.blocks if block in work.touched)
     factors = {key: tuple(values) for key, values in work.factors.items()}
     return BlockStrengths(table, factors, touched, tuple(work.readings))
@@ -146,7 +148,10 @@ class _Work:
         self.readings.append(_vector_reading(vector, layout.reading, named, unnamed))
 
     def elements(self, entry: Elements) -> None:
-        """hako's rule: blocks by name, elements by what occurs in the weight's name with underscores."""
+        """hako's rule: blocks by name, elements by what occurs in the weight's name with underscores.
+
+        The name is taken without its "diffusion_model", in which "ff" occurs too.
+        """
         value = float(entry.value)
         inverse = entry.blocks[:1] == ("NOT",)
         names = [
@@ -161,7 +166,7 @@ class _Work:
             (key, None)
             for block in wanted
             for key in self.table.weights[block]
-            if not marks or any(m in key.replace(".", "_") for m in marks) != without
+            if not marks or any(mark in _underscored(key) for mark in marks) != without
         ]
         if not touched and self.table.complete:
             raise entry.where.error(f"'{entry.where.text}' touches no weight of this model.")
@@ -179,6 +184,10 @@ class _Work:
             for index in range(len(factors)) if piece is None else (piece,):
                 factors[index] = value
             self.touched.add(place.block)
+
+
+def _underscored(key: str) -> str:
+    return key.removeprefix("diffusion_model.").replace(".", "_")
 
 
 def _cut(pieces: Sequence[Piece], factors: Sequence[float], offset: Slice | None) -> list[Share]:
