@@ -71,7 +71,7 @@ def _panels(blocks: Sequence[BlockEnergy]) -> list[Sequence[BlockEnergy]]:
     """Blocks in panels of nearly the same length, none longer than _BARS_A_PANEL."""
     count = max(1, math.ceil(len(blocks) / _BARS_A_PANEL))
     size = max(1, math.ceil(len(blocks) / count))
-    return [blocks[start : start + size] for start in range(0, len(blocks), size)]
+    return [blocks[start : start + size] for start in range(0, len(blocks) or 1, size)]
 
 
 def _header(draw: ImageDraw.ImageDraw, found: Energies, title: str) -> None:

@@ -134,6 +134,11 @@ class _Reader:
             if is_value(token.text) or is_no_number(token.text):
                 run.append(token)
                 continue
+            if len(token.text.split()) > 1 and all(map(is_value, token.text.split())):
+                raise token.error(
+                    f"'{token.text}' are several values for one block, which Inspire deals out by the order of the "
+                    "file's keys. Name the parts instead: IN04.attn=0.5, IN04.ff=0.3."
+                )
             if run:
                 self._vector(run)
                 run = []
@@ -166,11 +171,6 @@ class _Reader:
             self._assign(token, name, value)
         elif token.text.count(":") == 2:
             self._elements(token)
-        elif all(is_value(part) for part in token.text.split()):
-            raise token.error(
-                f"'{token.text}' are several values for one block, which Inspire deals out by the order of the file's "
-                "keys. Name the parts instead: IN04.attn=0.5, IN04.ff=0.3."
-            )
         else:
             self._preset(token)
 
