@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.host.blocking import block_stack, preset_names, preset_stamp
+from ..lora_core.host.blocking import block_stack
+from ..lora_core.host.presets import preset_names, preset_stamp
 from ..lora_core.stack.blocks import DIALECTS
 from . import _spec
 

@@ -12,7 +12,7 @@ from . import _spec
 
 _ROWS_TOOLTIP = (
     'The stack as JSON, one row a LoRA: {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, '
-    '"clip": 0.8, "on": true, "role": "style"}]}. clip follows model when left out.'
+    '"clip": 0.8, "on": true, "role": "style", "blocks": "IN04=0.5"}]}. clip follows model when left out.'
 )
 
 
