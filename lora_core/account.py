@@ -26,6 +26,7 @@ class RowAccount:
     unmatched: modules or keys that found no weight, with the reason. clashes: the weight is there, its shape differs.
     not_connected: parts of the file with nothing to go on, because MODEL or CLIP is not connected.
     notes: what else a person should know, for example that the file was found by its hash under another name.
+    blocks: where the row has block strengths, which blocks the LoRA has, what was changed, and how the text was read.
     """
 
     row: StackRow
@@ -37,6 +38,7 @@ class RowAccount:
     not_connected: tuple[str, ...]
     model_base: str | None
     notes: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -103,7 +105,7 @@ def _span(values: list[float] | list[int]) -> str:
 def _row_lines(account: RowAccount) -> list[str]:
     row = account.row
     head = f"{row.name} (model {row.model:g}, clip {row.clip:g}): {account.line()}"
-    return [head, *(f"  {text}" for text in _row_details(account))]
+    return [head, *(f"  {text}" for text in (*account.blocks, *_row_details(account)))]
 
 
 def _row_details(account: RowAccount) -> list[str]:

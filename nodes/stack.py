@@ -12,8 +12,8 @@ from . import _spec
 
 _ROWS_TOOLTIP = (
     'The stack as JSON, one row a LoRA: {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, '
-    '"clip": 0.8, "on": true, "role": "style"}]}. clip follows model when left out. "sha256" and "autov3" in a row say '
-    'which file is meant, wherever it lies; "accept": true takes another file under this name.'
+    '"clip": 0.8, "on": true, "role": "style", "blocks": "IN04=0.5"}]}. clip follows model when left out. "sha256" and '
+    '"autov3" in a row say which file is meant, wherever it lies; "accept": true takes another file under this name.'
 )
 
 

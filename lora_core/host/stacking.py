@@ -26,6 +26,7 @@ from .finding import find_known, find_row
 from .hashing import hashes_of
 from .patching import apply_patches
 from .paths import keep_in_loras
+from .presets import presets_for
 from .targets import clip_targets, model_targets
 
 
@@ -89,7 +90,7 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     if model is None and clip is None:
         return Applied(None, None, None, words, identities, notes)
     loaded = [(item.row, item.adapter) for item in opened]
-    resolved, account = resolve(loaded, *_target_maps(model, clip), matching)
+    resolved, account = resolve(loaded, *_target_maps(model, clip), matching, presets_for(stack))
     rows = zip(account.rows, opened, strict=True)
     account = Account(tuple(replace(row, notes=item.notes) for row, item in rows))
     new_model, new_clip = apply_patches(model, clip, resolved)

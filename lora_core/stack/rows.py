@@ -21,6 +21,7 @@ class StackRow:
     adapter: the LoRA itself where it came in memory instead of from a file.
     sha256, autov3: of the file that is meant, where it is known: 64 and 12 hex digits, "" as good as None.
     accept: whether the file under this name is used even if its hash is another.
+    blocks: strengths of single blocks in the block language (blocks.py), as the user wrote it; "" leaves all at 1.
     """
 
     name: str
@@ -31,6 +32,7 @@ class StackRow:
     sha256: str | None = None
     autov3: str | None = None
     accept: bool = False
+    blocks: str = ""
 
     def __post_init__(self) -> None:
         for field in ("model", "clip"):
@@ -41,6 +43,10 @@ class StackRow:
                 )
             # Other packs send numpy numbers; what goes out by a LORA_STACK is a plain float.
             object.__setattr__(self, field, float(value))
+        if not isinstance(self.blocks, str):
+            raise StackError(
+                f"'{self.name}': the block strengths must be text such as 'IN04=0.5'; found {self.blocks!r:.80}."
+            )
         if self.role not in ROLES:
             raise StackError(
                 f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}."

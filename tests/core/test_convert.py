@@ -172,7 +172,10 @@ def test_a_mid_matrix_goes_into_down_where_the_scheme_has_none(generator):
 def test_other_families_keep_their_endings_and_alpha(generator):
     module = "lora_unet_mid_attn_to_q"
     endings = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha", "diff_b")
-    tensors = {f"{module}.{e}": torch.ones(2, 2) if e.startswith("hada") else torch.ones(1) for e in endings}
+    tensors = {
+        f"{module}.{e}": torch.ones(2, 2) if e.startswith("hada") else torch.ones(1)
+        for e in endings
+    }
     new = converted(tensors, PEFT).tensors
     assert set(new) == {f"unet.mid_block.attn.to_q.{ending}" for ending in endings}
 

@@ -68,9 +68,18 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
         applied.append((lora_model, lora_name, order, model, clip))
         return types.SimpleNamespace(name="loom/x.safetensors", report="saved", tensors=lora_model)
 
+    def block_stack(lora_stack: Any, blocks: str, row: int, *rest: Any) -> Any:
+        applied.append((lora_stack, blocks, row, *rest))
+        return types.SimpleNamespace(stack=list(lora_stack), report="said", images="drawn")
+
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
+        "blocking": {"block_stack": block_stack},
         "messages": {"stop_with": Stop},
+        "presets": {
+            "preset_names": lambda: ["none", "SD-MIDD"],
+            "preset_stamp": lambda preset: f"what {preset} says",
+        },
         "paths": {"find_lora": find_lora, "lora_names": lambda: list(LISTED)},
         "stacking": {
             "apply_stack": apply_stack,

@@ -163,3 +163,18 @@ def test_notes_are_shown_even_where_nothing_is_matched(pack):
     rows = json.dumps([{"lora": "style.safetensors", "sha256": "c" * 64}])
     answer = pack.nodes["LoomStack"]().stack(rows)
     assert "style.safetensors: a note" in "\n".join(answer["ui"]["text"])
+
+
+def test_blocks_hands_its_widgets_over_and_gives_stack_report_and_chart(pack):
+    node, rows = pack.nodes["LoomBlocks"], [("style.safetensors", 0.8, 0.8)]
+    answer = node().block(rows, "IN04=0.5", 1, "hako", "SD-MIDD", 7, model="M")
+    assert pack.applied == [(rows, "IN04=0.5", 1, "hako", "SD-MIDD", 7, "M", None)]
+    assert results(answer) == (rows, "said", "drawn")
+    assert answer["ui"]["text"] == ["said"]
+
+
+def test_blocks_offers_the_presets_and_is_changed_when_a_preset_is(pack):
+    node = pack.nodes["LoomBlocks"]
+    assert node.INPUT_TYPES()["required"]["preset"][0] == ["none", "SD-MIDD"]
+    assert node.IS_CHANGED(preset=None) == ""
+    assert node.IS_CHANGED(preset="SD-MIDD") != node.IS_CHANGED(preset="none")
