@@ -9,7 +9,9 @@ from typing import Any, Literal
 from ..lora_core.account import Account
 from ..lora_core.errors import LoraError
 from ..lora_core.host.messages import stop_with
+from ..lora_core.host.paths import lora_names
 from ..lora_core.matching import MATCHING
+from ..lora_core.stack.names import find_name
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ CLIP_INPUT = (
 )
 MODEL_OUT = "The model with the LoRAs on it."
 CLIP_OUT = "The text encoder with the LoRAs on it."
-WORDS_OUT = "The trigger words that the files name, joined by commas, ready for a prompt."
+WORDS_OUT = "The trigger words of the LoRAs, as chosen or as the files name them, joined by commas for a prompt."
+FACTS_OUT = "What files and sidecars say of each LoRA: title, author, licence, base, words, training, and where from."
 REPORT_OUT = "What matched, what did not, and why, line by line."
 
 
@@ -52,6 +55,11 @@ def matching() -> tuple[list[str], dict[str, Any]]:
         "strict: any leftover is an error. partial: whatever fits is applied."
     )
     return (list(MATCHING), {"default": "auto", "advanced": True, "tooltip": tooltip})
+
+
+def listed_name(name: str) -> str:
+    """A LoRA's name as people write it, in a tag for example, as the host lists it. Raises LoraFileError."""
+    return find_name(name, lora_names())
 
 
 def verdict(check: Callable[[], object]) -> Literal[True] | str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.files.metadata import joined_words
 from ..lora_core.host.paths import find_lora, lora_names
-from ..lora_core.host.stacking import account_for, load_named, stack_stamp
+from ..lora_core.host.stacking import account_for, load_named, row_facts, stack_stamp
 from ..lora_core.report import inspect_report
 from ..lora_core.stack.rows import LoraStack, StackRow
+from ..lora_core.stack.words import joined_words
 from . import _spec
 
 
@@ -45,8 +45,10 @@ class LoomInspect:
 
     def inspect(self, lora_name: str, model: Any = None, clip: Any = None) -> dict[str, Any]:
         adapter = load_named(lora_name)
-        report = inspect_report(adapter, account_for(adapter, model, clip))
-        return _spec.shown(report, report, joined_words((adapter,)))
+        row = StackRow(lora_name)
+        facts = row_facts(row, adapter)
+        report = inspect_report(adapter, account_for(adapter, model, clip), facts)
+        return _spec.shown(report, report, joined_words([(row, facts)]))
 
 
 NODE_CLASS_MAPPINGS = {"LoomInspect": LoomInspect}

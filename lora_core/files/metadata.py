@@ -77,7 +77,12 @@ def metadata_facts(metadata: Mapping[str, str]) -> LoraFacts:
     tags = texts_of(metadata.get("modelspec.tags"))
     about = text_of(metadata.get("modelspec.description"), TEXT, lines=True)
     return LoraFacts(
-        **named,
+        title=named["title"],
+        base=named["base"],
+        author=named["author"],
+        licence=named["licence"],
+        usage=named["usage"],
+        merged_from=named["merged_from"],
         description=Said(about, "modelspec.description in the file") if about else None,
         words=tuple(words),
         tags=Said(tuple(tags), "modelspec.tags in the file") if tags else None,

@@ -10,12 +10,14 @@ import torch
 
 from ..account import Account
 from ..adapters import AdapterFile
-from ..files.metadata import joined_words
+from ..files.facts import LoraFacts, gather
 from ..files.parse import parse_state_dict
 from ..files.reader import file_stamp, read_adapter
+from ..files.sidecars import sidecar_facts
 from ..resolve import resolve
 from ..stack.interop import StackList
 from ..stack.rows import LoraStack, StackRow
+from ..stack.words import joined_words, stack_facts
 from ..targets import TargetMap
 from .patching import apply_patches
 from .paths import find_lora, keep_in_loras
@@ -27,12 +29,14 @@ class Applied:
     """A stack on a model. model, clip: patched clones, or what came in where nothing was to be patched.
 
     account: None where neither MODEL nor CLIP is connected, so that nothing was matched.
+    trigger_words, facts: of the active rows, as text.
     """
 
     model: Any
     clip: Any
     account: Account | None
     trigger_words: str
+    facts: str = ""
 
 
 def in_memory_row(tensors: Mapping[str, torch.Tensor], model: float, clip: float) -> StackRow:
@@ -58,12 +62,13 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     None stands for a socket that is not connected. With neither, the files are read for their words only.
     """
     loaded = [(row, load_row(row)) for row in stack.active.rows]
-    words = joined_words(tuple(adapter for _, adapter in loaded))
+    known = [(row, row_facts(row, adapter)) for row, adapter in loaded]
+    words, facts = joined_words(known), stack_facts(known)
     if model is None and clip is None:
-        return Applied(None, None, None, words)
+        return Applied(None, None, None, words, facts)
     resolved, account = resolve(loaded, *_target_maps(model, clip), matching)
     new_model, new_clip = apply_patches(model, clip, resolved)
-    return Applied(new_model, new_clip, account, words)
+    return Applied(new_model, new_clip, account, words, facts)
 
 
 def load_row(row: StackRow) -> AdapterFile:
@@ -72,6 +77,12 @@ def load_row(row: StackRow) -> AdapterFile:
         return row.adapter
     name, path = find_lora(row.name)
     return read_adapter(path, name)
+
+
+def row_facts(row: StackRow, adapter: AdapterFile) -> LoraFacts:
+    """What the file and its sidecars say of a row's LoRA; of one in memory only its own metadata speaks."""
+    path = None if row.adapter is not None else find_lora(row.name)[1]
+    return gather(adapter.metadata, path)
 
 
 def load_named(name: str) -> AdapterFile:
@@ -93,10 +104,14 @@ def _target_maps(model: Any, clip: Any) -> tuple[TargetMap | None, TargetMap | N
 
 
 def stack_stamp(stack: LoraStack) -> str:
-    """Changes when any file of the stack is replaced; what a node's IS_CHANGED returns. Raises LoraError."""
-    return repr(
-        [file_stamp(find_lora(row.name)[1])[1:] for row in stack.rows if row.adapter is None]
-    )
+    """Changes when any file of the stack is replaced; what a node's IS_CHANGED returns. Raises LoraError.
+
+    It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
+    pack opened must not make a graph run again.
+    """
+    paths = [find_lora(row.name)[1] for row in stack.rows if row.adapter is None]
+    words = [[word.value for word in sidecar_facts(path).words] for path in paths]
+    return repr([file_stamp(path)[1:] for path in paths] + [named for named in words if named])
 
 
 def check_names(stack: LoraStack) -> None:

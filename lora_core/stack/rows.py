@@ -18,6 +18,9 @@ class StackRow:
 
     name: as the host lists it in the loras folders (relative path with extension); for a LoRA in memory, a label.
     adapter: the LoRA itself where it came in memory instead of from a file.
+    words: the trigger words that the user chose; None: all that the file names, (): none.
+    blocks: block strengths, as the user wrote them ("SD-MIDD" or "1,0,0,..."); "": every block alike.
+    schedule: the strength over the sampling, as the user wrote it ("0@0,1@0.5" or "start=5:stop=10"); "": constant.
     """
 
     name: str
@@ -25,6 +28,9 @@ class StackRow:
     clip: float = 1.0
     role: str = "free"
     adapter: AdapterFile | None = None
+    words: tuple[str, ...] | None = None
+    blocks: str = ""
+    schedule: str = ""
 
     def __post_init__(self) -> None:
         for field in ("model", "clip"):
@@ -40,9 +46,34 @@ class StackRow:
                 f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}."
             )
 
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        for field in ("blocks", "schedule"):
+            if not isinstance(getattr(self, field), str):
+                raise StackError(
+                    f"'{self.name}': {field} must be text; found {getattr(self, field)!r:.200}."
+                )
+        if self.words is None:
+            return
+        if not isinstance(self.words, list | tuple) or not all(
+            isinstance(word, str) for word in self.words
+        ):
+            raise StackError(
+                f"'{self.name}': words must be a list of texts, or null for all that the file names; "
+                f"found {self.words!r:.200}."
+            )
+        object.__setattr__(self, "words", tuple(self.words))
+
     @property
     def active(self) -> bool:
         return self.model != 0 or self.clip != 0
+
+    @property
+    def unapplied(self) -> tuple[str, ...]:
+        """What the row carries that nothing applies yet, one sentence each."""
+        carried = (("block strengths", self.blocks), ("schedule", self.schedule))
+        return tuple(f"{what} '{text}' not applied yet" for what, text in carried if text)
 
 
 def _is_finite_number(value: object) -> bool:

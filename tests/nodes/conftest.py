@@ -48,6 +48,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             clip=clip and f"patched {clip}",
             account=account.Account(),
             trigger_words="ohwx",
+            facts="title: Rain",
         )
 
     interop = importlib.import_module(f"{base}.stack.interop")
@@ -64,6 +65,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             ).StackRow(f"memory of {len(tensors)}", model, clip),
             "account_for": lambda adapter, model, clip: None,
             "load_named": None,
+            "row_facts": None,
         },
     }
     modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}

@@ -60,10 +60,12 @@ def test_every_node_that_names_a_file_follows_it(pack):
     """IS_CHANGED must be a comparable value, never a truth value: True would compare equal to itself for ever."""
     for node in pack.nodes.values():
         inputs = node.INPUT_TYPES()["required"]
-        named = next((name for name in ("lora_name", "rows") if name in inputs), None)
+        named = next((name for name in ("lora_name", "rows", "text") if name in inputs), None)
         assert hasattr(node, "IS_CHANGED") == (named is not None)
         if named is not None:
-            value = {"lora_name": "style.safetensors", "rows": '[{"lora": "style.safetensors"}]'}[
-                named
-            ]
+            value = {
+                "lora_name": "style.safetensors",
+                "rows": '[{"lora": "style.safetensors"}]',
+                "text": "<lora:style:1>",
+            }[named]
             assert "style.safetensors" in node.IS_CHANGED(**{named: value})
