@@ -11,7 +11,7 @@ from ..lora_core.errors import LoraError
 from ..lora_core.host.messages import stop_with
 from ..lora_core.host.paths import lora_names
 from ..lora_core.matching import MATCHING
-from ..lora_core.stack.names import find_name
+from ..lora_core.stack import names
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def matching() -> tuple[list[str], dict[str, Any]]:
 
 def listed_name(name: str) -> str:
     """A LoRA's name as people write it, in a tag for example, as the host lists it. Raises LoraFileError."""
-    return find_name(name, lora_names())
+    return names.listed_name(name, lora_names())
 
 
 def verdict(check: Callable[[], object]) -> Literal[True] | str:

@@ -12,7 +12,7 @@ FindName = Callable[[str], str]
 _EXTENSIONS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
-def find_name(name: str, listed: Sequence[str]) -> str:
+def listed_name(name: str, listed: Sequence[str]) -> str:
     """The one listed name that is meant: `name` itself, or without its extension, or without folder and extension.
 
     Separators of other systems are understood. Nothing is guessed: raises LoraFileError where two files would do

@@ -29,8 +29,8 @@ _LABELLED = re.compile(
 )
 _SCHEDULE = ("start", "stop", "step")
 _HAKO = {"lbw", "lbwe", "x", *_SCHEDULE}
-# Understood, and said to be without effect: hako's elements and its XYZ mark, a rank cut, another loader, hires.
-_WITHOUT_EFFECT = ("lbwe", "x", "dyn", "loader", "hr")
+# Understood, and said to be without effect: hako's XYZ mark, a rank cut, another loader, hires.
+_WITHOUT_EFFECT = ("x", "dyn", "loader", "hr")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _segments(tag: str) -> _Written:
 
 
 def _check_keyword(key: str, keywords: dict[str, str], tag: str) -> None:
-    known = ("te", "unet", "lbw", *_SCHEDULE, *_WITHOUT_EFFECT)
+    known = ("te", "unet", "lbw", "lbwe", *_SCHEDULE, *_WITHOUT_EFFECT)
     if key not in known:
         raise StackError(f"{tag} has an unknown part '{key}='; known are {', '.join(known)}.")
     if key in keywords:
@@ -132,6 +132,8 @@ def _sorted(
     if len(presets) + ("lbw" in keywords) > 1:
         raise StackError(f"{tag} names block strengths twice.")
     blocks, more = _blocks(keywords["lbw"], tag) if "lbw" in keywords else ("".join(presets), [])
+    if "lbwe" in keywords:
+        blocks = ";".join(filter(None, [blocks, keywords["lbwe"]]))
     first, second = (*numbers, "", "")[:2]
     return (first, second), blocks, tuple(notes + more)
 
