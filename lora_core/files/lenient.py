@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 
 MOST_BYTES = 8 << 20
-# A short text can hold millions of objects. With these bounds the parsed form stays below about 100 MB.
-_MOST_CONTAINERS = 200_000
-_MOST_ITEMS = 1_000_000
+# A short text can hold millions of objects. With these bounds reading one takes at most about 64 MB.
+_MOST_CONTAINERS = 100_000
+_MOST_ITEMS = 300_000
 LINE = 300
 TEXT = 4_000
 WORD = 500

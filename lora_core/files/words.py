@@ -23,6 +23,7 @@ _COMMON = {
 }
 _COMMON |= {"simple background", "white background", "looking at viewer", "no humans"}
 _COMMON |= {"realistic", "photorealistic", "photo", "a photo", "a woman", "a man"}
+_LONGEST = WORD * MOST_LISTED
 _NEARLY_ALL = 0.9
 _FEWEST_IMAGES = 5
 
@@ -47,7 +48,10 @@ def _split(value: object) -> tuple[list[str], int]:
     phrases = value if isinstance(value, list) else [value]
     words, left_out = [], max(0, len(phrases) - MOST_LISTED)
     for phrase in phrases[:MOST_LISTED]:
-        for part in _parts(_TAG.sub("", phrase)) if isinstance(phrase, str) else ():
+        if not isinstance(phrase, str):
+            continue
+        left_out += len(phrase) > _LONGEST
+        for part in _parts(_TAG.sub("", phrase[:_LONGEST])):
             text = text_of(part, WORD)
             if text and len(part) <= WORD and len(words) < MOST_LISTED:
                 words.append(text)
