@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -309,7 +310,7 @@ def test_code_that_unpacks_exactly_three_takes_our_stack():
 @pytest.mark.parametrize("field", ["blocks", "schedule"])
 def test_blocks_and_schedule_are_texts(field):
     with pytest.raises(StackError, match=f"'a': {field} must be text"):
-        StackRow("a", **{field: 3})
+        replace(StackRow("a"), **{field: 3})
 
 
 def mutated(random: Random, value: object) -> object:

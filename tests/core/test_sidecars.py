@@ -78,6 +78,17 @@ def beside(lora: Path, ending: str, content: object) -> None:
         side.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
+def value(fact):
+    """Of a fact that somebody states."""
+    assert fact is not None
+    return fact.value
+
+
+def source(fact):
+    assert fact is not None
+    return fact.source
+
+
 def words(facts) -> list[str]:
     return [word.value for word in facts.words]
 
@@ -85,20 +96,20 @@ def words(facts) -> list[str]:
 def test_lora_manager_says_title_base_notes_words_and_strengths(lora):
     beside(lora, ".metadata.json", LORA_MANAGER)
     facts = gather({}, lora)
-    assert (facts.title.value, facts.base.value) == ("Rain (mine)", "SDXL 1.0")
-    assert facts.title.source == "rain.v1.metadata.json: model_name"
-    assert facts.description.value == "use with care"
+    assert (value(facts.title), value(facts.base)) == ("Rain (mine)", "SDXL 1.0")
+    assert source(facts.title) == "rain.v1.metadata.json: model_name"
+    assert value(facts.description) == "use with care"
     assert words(facts) == ["ohwx woman", "red coat", "ohwx"]
     assert facts.words[0].source == "rain.v1.metadata.json: civitai.trainedWords"
-    assert (facts.strength.value, facts.strength_range.value) == (0.6, (0.3, 0.8))
-    assert facts.tags.value == ("mine",)
+    assert (value(facts.strength), value(facts.strength_range)) == (0.6, (0.3, 0.8))
+    assert value(facts.tags) == ("mine",)
     assert facts.notes == ()
 
 
 def test_lora_managers_file_name_is_no_title_and_a_wrong_size_is_said(lora):
     beside(lora, ".metadata.json", {**LORA_MANAGER, "model_name": "rain.v1", "size": 99})
     facts = gather({}, lora)
-    assert facts.title.value == "Rain Style"
+    assert value(facts.title) == "Rain Style"
     (note,) = facts.notes
     assert "written for a file of 99 bytes; this one has 10" in note
 
@@ -106,28 +117,28 @@ def test_lora_managers_file_name_is_no_title_and_a_wrong_size_is_said(lora):
 def test_civitai_info_says_author_licence_and_a_text_without_markup(lora):
     beside(lora, ".civitai.info", CIVITAI)
     facts = gather({}, lora)
-    assert (facts.title.value, facts.author.value) == ("Rain Style", "ada")
-    assert facts.licence.value == (
+    assert (value(facts.title), value(facts.author)) == ("Rain Style", "ada")
+    assert value(facts.licence) == (
         "credit the author; merges allowed; same terms; commercial use: Image, Rent"
     )
-    assert facts.description.value == "Better hands & eyes\n\nTwo"
-    assert facts.tags.value == ("style", "rain")
-    assert facts.base.source == "rain.v1.civitai.info: baseModel"
+    assert value(facts.description) == "Better hands & eyes\n\nTwo"
+    assert value(facts.tags) == ("style", "rain")
+    assert source(facts.base) == "rain.v1.civitai.info: baseModel"
 
 
 def test_rgthrees_caption_tags_are_no_trigger_words(lora):
     beside(lora, ".safetensors.rgthree-info.json", RGTHREE)
     facts = gather({}, lora)
     assert words(facts) == ["ohwx", "mine"]
-    assert facts.strength_range.value == (0.4, 0.9)
-    assert facts.title.source == "rain.v1.safetensors.rgthree-info.json: name"
+    assert value(facts.strength_range) == (0.4, 0.9)
+    assert source(facts.title) == "rain.v1.safetensors.rgthree-info.json: name"
 
 
 def test_automatic1111_says_words_and_weight(lora):
     beside(lora, ".json", AUTOMATIC1111)
     facts = gather({}, lora)
     assert words(facts) == ["ohwx", "rain"]
-    assert (facts.strength.value, facts.base.value) == (0.7, "SD1")
+    assert (value(facts.strength), value(facts.base)) == (0.7, "SD1")
     beside(lora, ".json", {"preferred weight": 0, "activation text": ""})
     assert gather({}, lora).strength is None
 
@@ -136,7 +147,7 @@ def test_a_text_file_is_a_description_and_only_labelled_lines_are_words(lora):
     beside(lora, ".txt", "A rainy style.\nTrigger words: ohwx, rain\nohwx woman, in the rain")
     facts = gather({}, lora)
     assert words(facts) == ["ohwx", "rain"]
-    assert facts.description.value.startswith("A rainy style.\n")
+    assert value(facts.description).startswith("A rainy style.\n")
 
 
 def test_the_order_of_trust_is_file_lora_manager_civitai_rgthree_a1111_text(lora):
@@ -146,11 +157,11 @@ def test_the_order_of_trust_is_file_lora_manager_civitai_rgthree_a1111_text(lora
     beside(lora, ".json", AUTOMATIC1111)
     beside(lora, ".txt", "trigger: last")
     facts = gather({"modelspec.title": "Author's", "ss_output_name": "rain_3"}, lora)
-    assert facts.title.value == "Author's"
-    assert facts.base.value == "SDXL 1.0"
+    assert value(facts.title) == "Author's"
+    assert value(facts.base) == "SDXL 1.0"
     assert words(facts) == ["ohwx woman", "red coat", "ohwx", "second", "mine", "rain", "last"]
     # What a trainer called its output says less than a sidecar.
-    assert gather({"ss_output_name": "rain_3"}, lora).title.value == "Rain (mine)"
+    assert value(gather({"ss_output_name": "rain_3"}, lora).title) == "Rain (mine)"
 
 
 def test_named_words_of_a_sidecar_go_before_a_word_that_is_only_worked_out(lora):
@@ -253,18 +264,17 @@ def test_a_dangling_link_becomes_a_note(lora):
 
 
 FULL = {
-    "one text": '{"activation text": "' + "a" * (MOST_BYTES - 100) + '"}',
-    "wide characters": '{"activation text": "' + "\U0001f600" * (MOST_BYTES // 4 - 40) + '"}',
-    "open markup": '{"description": "' + "<p " * (MOST_BYTES // 3 - 40) + '"}',
-    "open tags": '{"activation text": "' + "<lora:" * (MOST_BYTES // 6 - 40) + '"}',
-    "many objects": '{"trainedWords": [' + '{"word":1e1},' * 90_000 + "{}]}",
-    "many words": '{"trainedWords": [' + '"ab",' * 290_000 + '"c"]}',
-    "many keys": "{" + ",".join(f'"k{i}":1.5' for i in range(290_000)) + "}",
+    "one text": (".json", '{"activation text": "' + "a" * (MOST_BYTES - 100) + '"}'),
+    "wide characters": (".txt", "\U0001f600" * (MOST_BYTES // 4 - 40)),
+    "open markup": (".json", '{"description": "' + "<p " * (MOST_BYTES // 3 - 40) + '"}'),
+    "open tags": (".json", '{"activation text": "' + "<lora:" * (MOST_BYTES // 6 - 40) + '"}'),
+    "objects": (".civitai.info", '{"trainedWords": [' + '{"word":1e1},' * 90_000 + "{}]}"),
+    "words": (".civitai.info", '{"trainedWords": [' + '"ab",' * 290_000 + '"c"]}'),
+    "keys": (".metadata.json", "{" + ",".join(f'"k{i}":1.5' for i in range(290_000)) + "}"),
 }
 
 
-@pytest.mark.parametrize("content", FULL.values(), ids=FULL.keys())
-@pytest.mark.parametrize("ending", [".civitai.info", ".json", ".txt"])
+@pytest.mark.parametrize(("ending", "content"), FULL.values(), ids=FULL.keys())
 def test_reading_a_sidecar_never_takes_more_than_eight_times_its_cap(ending, content, lora):
     beside(lora, ending, content)
     tracemalloc.start()
