@@ -51,7 +51,7 @@ def _split(value: object) -> tuple[list[str], int]:
         if not isinstance(phrase, str):
             continue
         left_out += len(phrase) > _LONGEST
-        for part in _parts(_TAG.sub("", phrase[:_LONGEST])):
+        for part in filter(str.strip, _parts(_TAG.sub("", phrase[:_LONGEST]))):
             text = text_of(part, WORD)
             if text and len(part) <= WORD and len(words) < MOST_LISTED:
                 words.append(text)
