@@ -56,6 +56,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
                 if row.adapter is None
             ),
             notes=tuple(f"{row.name}: a note" for row in stack.rows if row.sha256),
+            facts="title: Rain",
         )
 
     def check_order(name: str | None, lora_name: str | None) -> None:
@@ -93,6 +94,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             "load_named": None,
             "open_row": None,
             "identify": None,
+            "facts_of": None,
         },
         "saving": {
             "NO_FILE": "[the LORA_MODEL input]",

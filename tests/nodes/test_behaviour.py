@@ -34,11 +34,11 @@ def test_an_unconnected_clip_stops_whoever_reads_it_with_a_plain_message(pack):
 
 def test_a_stack_without_a_model_only_hands_the_stack_on(pack):
     answer = pack.nodes["LoomStack"]().stack('[{"lora": "style.safetensors", "model": 0.8}]')
-    model, clip, stack, words = results(answer)
+    model, clip, stack, words, facts = results(answer)
     assert "no MODEL connected" in model.message
     assert "no CLIP connected" in clip.message
     assert stack == [("style.safetensors", 0.8, 0.8)]
-    assert words == "ohwx"
+    assert (words, facts) == ("ohwx", "title: Rain")
 
 
 def test_rows_come_in_the_order_incoming_own_memory(pack):
