@@ -12,7 +12,8 @@ from . import _spec
 
 _ROWS_TOOLTIP = (
     'The stack as JSON, one row a LoRA: {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, '
-    '"clip": 0.8, "on": true, "role": "style", "blocks": "IN04=0.5"}]}. clip follows model when left out.'
+    '"clip": 0.8, "on": true, "role": "style", "blocks": "IN04=0.5"}]}. clip follows model when left out. "sha256" and '
+    '"autov3" in a row say which file is meant, wherever it lies; "accept": true takes another file under this name.'
 )
 
 
@@ -82,7 +83,8 @@ class LoomStack:
         lora_clip_strength: float = 1.0,
         matching: str = "auto",
     ) -> dict[str, Any]:
-        whole = read_lora_stack(lora_stack) + parse_rows(rows)
+        own = parse_rows(rows)
+        whole = read_lora_stack(lora_stack) + own
         if lora_model is not None:
             whole += LoraStack(
                 (in_memory_row(lora_model, lora_model_strength, lora_clip_strength),)
@@ -91,11 +93,12 @@ class LoomStack:
         model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
         return _spec.shown(
-            _spec.report(applied.account),
+            _spec.report(applied.account, applied.notes),
             model_out,
             clip_out,
             outgoing(whole),
             applied.trigger_words,
+            loom_rows=[item.facts() for item in applied.identities if item.row in own.rows],
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..adapters import Difference, LowRank
+from ..algebra import loha, lokr
 from ..algebra.lowrank import factors
 from ..blockwise import by_share
 from ..stack.blockselect import in_runs, listed
@@ -56,11 +57,27 @@ def _low_rank(adapter: LowRank) -> float:
 
 
 def _difference(adapter: Difference) -> float:
-    return float(adapter.tensor.double().square().sum())
+    return float((adapter.scale * adapter.tensor.double()).square().sum())
 
 
-# A kind of adapter -> its energy.
-ENERGY: dict[type, Callable[[Any], float]] = {LowRank: _low_rank, Difference: _difference}
+def _loha(adapter: loha.LoHa) -> float:
+    return float(loha.delta(adapter).double().square().sum())
+
+
+def _lokr(adapter: lokr.LoKr) -> float:
+    """|kron(w1, w2)| = |w1| |w2|."""
+    sides = (b.double() if a is None else b.double() @ a.double() for b, a in lokr.sides(adapter))
+    first, second = (float(side.square().sum()) for side in sides)
+    return adapter.scale**2 * first * second
+
+
+# A kind of adapter -> its energy. The others (DoRA, OFT, ...) change a weight by what it is: a file alone has none.
+ENERGY: dict[type, Callable[[Any], float]] = {
+    LowRank: _low_rank,
+    Difference: _difference,
+    loha.LoHa: _loha,
+    lokr.LoKr: _lokr,
+}
 
 
 def energies(
@@ -77,8 +94,8 @@ def energies(
         entry = sums.setdefault(block, [0.0, 0.0, 0])
         entry[2] += 1
         measure = ENERGY.get(type(adapter))
-        if measure is None:
-            unmeasured.setdefault(type(adapter).__name__)
+        if measure is None or getattr(adapter, "replaces", False):
+            unmeasured.setdefault(adapter.family)
             continue
         for _, rows, factor in by_share(target, adapter, strengths):
             energy = measure(rows)

@@ -8,6 +8,7 @@ from numbers import Real
 
 from ..adapters import AdapterFile
 from ..errors import StackError
+from ..files.identity import autov3_of, sha256_of
 
 ROLES = ("free", "style", "character", "detail")
 
@@ -18,6 +19,8 @@ class StackRow:
 
     name: as the host lists it in the loras folders (relative path with extension); for a LoRA in memory, a label.
     adapter: the LoRA itself where it came in memory instead of from a file.
+    sha256, autov3: of the file that is meant, where it is known: 64 and 12 hex digits, "" as good as None.
+    accept: whether the file under this name is used even if its hash is another.
     blocks: strengths of single blocks in the block language (blocks.py), as the user wrote it; "" leaves all at 1.
     """
 
@@ -26,6 +29,9 @@ class StackRow:
     clip: float = 1.0
     role: str = "free"
     adapter: AdapterFile | None = None
+    sha256: str | None = None
+    autov3: str | None = None
+    accept: bool = False
     blocks: str = ""
 
     def __post_init__(self) -> None:
@@ -44,6 +50,21 @@ class StackRow:
         if self.role not in ROLES:
             raise StackError(
                 f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}."
+            )
+        self._check_identity()
+
+    def _check_identity(self) -> None:
+        for field, read, digits in (("sha256", sha256_of, 64), ("autov3", autov3_of, 12)):
+            value = getattr(self, field)
+            known = read(value) if isinstance(value, str) else None
+            if known is None and value not in (None, ""):
+                raise StackError(
+                    f"'{self.name}': {field} is {value!r:.100}; it must be {digits} hexadecimal digits."
+                )
+            object.__setattr__(self, field, known)
+        if not isinstance(self.accept, bool):
+            raise StackError(
+                f"'{self.name}': 'accept' must be true or false; found {self.accept!r:.100}."
             )
 
     @property

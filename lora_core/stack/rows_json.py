@@ -2,6 +2,7 @@
 
 {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8, "on": true, "role": "style", "blocks": ""}]}
 A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free", blocks to "".
+"sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from ..errors import StackError
 from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1
-_FIELDS = {"lora", "model", "clip", "on", "role", "blocks"}
+_FIELDS = {"lora", "model", "clip", "on", "role", "sha256", "autov3", "accept", "blocks"}
 _EXAMPLE = '{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8}]}'
 
 
@@ -73,6 +74,9 @@ def _row(number: int, row: object) -> StackRow | None:
             model,
             row.get("clip", model),
             row.get("role", "free"),
+            sha256=row.get("sha256"),
+            autov3=row.get("autov3"),
+            accept=row.get("accept", False),
             blocks=row.get("blocks", ""),
         )
     except StackError as error:

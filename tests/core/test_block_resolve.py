@@ -10,6 +10,7 @@ import torch
 
 from lora_core.adapters import AdapterFile
 from lora_core.algebra.lowrank import delta
+from lora_core.algebra.steps import run
 from lora_core.analysis.draw import WIDTH as CHART_WIDTH
 from lora_core.analysis.draw import as_images, energy_chart, message
 from lora_core.analysis.energy import BlockEnergy, Energies, energies
@@ -21,8 +22,10 @@ from lora_core.stack.blocktable import block_table
 from lora_core.stack.rows import StackRow
 from lora_core.stack.rows_json import parse_rows
 from lora_core.targets import Target, TargetMap
-from tests.core.lora_tensors import pair
+from tests.core.lora_tensors import as_delta, low_rank, pair
 from tests.core.model_names import CLIP_L, CONTEXT, FLUX, SD15, WIDTH
+from tools.family_formulas import expected
+from tools.family_tensors import MAKERS, Draw, named
 
 TO_K = "lora_unet_{}_1_transformer_blocks_0_attn2_to_k"
 KEY = "diffusion_model.{}.1.transformer_blocks.0.attn2.to_k.weight"
@@ -42,8 +45,8 @@ def small(generator: torch.Generator) -> AdapterFile:
 
 
 def scales(resolved) -> dict[str, float]:
-    parts = (*resolved.model.fused.items(), *resolved.clip.fused.items())
-    return {target.key: sum(fused.scales) for target, fused in parts}
+    parts = (*resolved.model.steps.items(), *resolved.clip.steps.items())
+    return {target.key: sum(numbers) for target, ((_, _, numbers),) in parts}
 
 
 def test_a_block_factor_multiplies_the_strength_of_its_weights(small):
@@ -67,7 +70,7 @@ def test_ones_give_the_very_same_patches_as_no_block_strengths(small):
     plain, _ = resolve([(StackRow("a"), small)], SD15, CLIP_L)
     ones, _ = resolve([(StackRow("a", blocks="*=1"), small)], SD15, CLIP_L)
     assert scales(plain) == scales(ones)
-    assert list(plain.model.fused) == list(ones.model.fused)
+    assert list(plain.model.steps) == list(ones.model.steps)
 
 
 def fused_file(generator: torch.Generator) -> AdapterFile:
@@ -79,14 +82,49 @@ def fused_file(generator: torch.Generator) -> AdapterFile:
 def test_q_of_a_fused_low_rank_delta_is_cut_out_of_it_exactly(generator):
     file = fused_file(generator)
     found, account = resolve([(StackRow("a", 0.5, blocks="D05.attn.q=0"), file)], FLUX, None)
-    assert list(found.model.fused) == [Target(f"{QKV}.weight", (0, WIDTH, 2 * WIDTH))]
-    (fused,) = found.model.fused.values()
-    whole = 0.5 * delta(file.modules["lora_unet_double_blocks_5_img_attn_qkv"])
-    torch.testing.assert_close(fused.scales[0] * fused.ups[0] @ fused.downs[0], whole[WIDTH:])
-    differences = {target: tensor.tolist() for target, tensor in found.model.differences.items()}
+    weight, bias = (Target(f"{QKV}.{end}", (0, WIDTH, 2 * WIDTH)) for end in ("weight", "bias"))
+    assert set(found.model.steps) == {weight, bias}
+    whole = 0.5 * delta(low_rank(file, "lora_unet_double_blocks_5_img_attn_qkv"), torch.float64)
+    torch.testing.assert_close(as_delta(found.model.steps[weight], 2 * WIDTH, WIDTH), whole[WIDTH:])
     half = [0.5 * number for number in range(WIDTH, 3 * WIDTH)]
-    assert differences == {Target(f"{QKV}.bias", (0, WIDTH, 2 * WIDTH)): half}
+    assert as_delta(found.model.steps[bias], 2 * WIDTH).tolist() == half
     assert "in part: D05" in account.rows[0].blocks[0]
+
+
+@pytest.mark.parametrize(
+    "kind", ["lora", "loha", "glora", "dora_output", "ia3_output", "ia3_input", "whole"]
+)
+def test_q_is_cut_out_of_every_family_whose_rows_stand_alone(kind):
+    shape = (3 * WIDTH, WIDTH)
+    bare = MAKERS[kind](shape, Draw(1))
+    file = parse_state_dict(named("lora_unet_double_blocks_5_img_attn_qkv", bare), "x")
+    target = Target(f"{QKV}.weight")
+    whole, _ = resolve([(StackRow("a"), file)], FLUX, None)
+    found, _ = resolve([(StackRow("a", blocks="D05.attn.q=0"), file)], FLUX, None)
+    weight = Draw(2)(*shape, spread=1.0).double()
+    changed = run(weight.clone(), whole.model.steps[target])
+    kept = run(weight[WIDTH:].clone(), found.model.steps[Target(target.key, (0, WIDTH, 2 * WIDTH))])
+    torch.testing.assert_close(kept, changed[WIDTH:])
+
+
+@pytest.mark.parametrize("kind", ["lokr_whole", "oft", "dora_input"])
+def test_a_family_whose_rows_depend_on_one_another_is_not_cut(kind):
+    bare = MAKERS[kind]((3 * WIDTH, WIDTH), Draw(1))
+    file = parse_state_dict(named("lora_unet_double_blocks_5_img_attn_qkv", bare), "x")
+    with pytest.raises(StackError, match="cannot be cut"):
+        resolve([(StackRow("a", blocks="D05.attn.q=0"), file)], FLUX, None)
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr_second", "lokr_whole"])
+def test_the_energy_of_every_delta_is_its_squared_norm(kind):
+    shape = (3 * WIDTH, WIDTH)
+    bare = MAKERS[kind](shape, Draw(1))
+    file = parse_state_dict(named("lora_unet_double_blocks_5_img_attn_qkv", bare), "x")
+    found = energies(
+        [(m.target, m.adapter) for m in matches_of(file, FLUX, None)], block_table(FLUX)
+    )
+    exact = expected(kind, torch.zeros(shape), bare).square().sum()
+    assert found.total == pytest.approx(float(exact), rel=1e-5)
 
 
 def test_a_lora_on_slices_gets_the_factor_of_each_slice(generator):
@@ -96,7 +134,7 @@ def test_a_lora_on_slices_gets_the_factor_of_each_slice(generator):
         tensors |= pair(name, generator, out=WIDTH, inner=WIDTH)
     file = parse_state_dict(tensors, "slices.safetensors")
     found, _ = resolve([(StackRow("a", blocks="D05.q=0; D05.k=0.5"), file)], FLUX, None)
-    given = {target.offset: fused.scales[0] for target, fused in found.model.fused.items()}
+    given = {target.offset: n[0] for target, ((_, _, n),) in found.model.steps.items()}
     assert given == {(0, WIDTH, WIDTH): 0.5, (0, 2 * WIDTH, WIDTH): 1.0}
 
 
@@ -133,7 +171,7 @@ def test_energy_is_the_squared_norm_of_the_delta_without_making_it(small):
     table = block_table(SD15, CLIP_L)
     found = energies([(m.target, m.adapter) for m in matches_of(small, SD15, CLIP_L)], table)
     for each, name in zip(found.blocks, small.modules, strict=True):
-        exact = float(delta(small.modules[name], torch.float64).square().sum())
+        exact = float(delta(low_rank(small, name), torch.float64).square().sum())
         assert each.energy == pytest.approx(exact, rel=1e-12)
     assert [each.block for each in found.blocks] == ["IN04", "OUT05", "CLIPL03"]
     assert found.share_left == 1
@@ -148,7 +186,7 @@ def test_energy_of_convolutions_and_tucker_cores_is_exact(generator):
         [(m.target, m.adapter) for m in matches_of(file, SD15, None)], block_table(SD15)
     )
     assert found.total == pytest.approx(
-        float(delta(file.modules[module], torch.float64).square().sum())
+        float(delta(low_rank(file, module), torch.float64).square().sum())
     )
 
 
@@ -159,7 +197,7 @@ def test_what_is_left_goes_with_the_square_of_the_strength_and_by_rows(generator
     found = energies(
         [(m.target, m.adapter) for m in matches_of(file, FLUX, None)], table, strengths
     )
-    dense = delta(file.modules["lora_unet_double_blocks_5_img_attn_qkv"], torch.float64)
+    dense = delta(low_rank(file, "lora_unet_double_blocks_5_img_attn_qkv"), torch.float64)
     rows = dense.square().sum(1).view(3, WIDTH).sum(1)
     bias = torch.arange(3.0 * WIDTH).double().square().view(3, WIDTH).sum(1)
     exact = float(((rows + bias) * torch.tensor([0.0, 0.25, 4.0])).sum())
@@ -167,8 +205,9 @@ def test_what_is_left_goes_with_the_square_of_the_strength_and_by_rows(generator
 
 
 def test_a_kind_of_adapter_without_a_measure_is_named():
-    found = energies([(Target("x.weight"), object())], block_table(TargetMap()))
-    assert found.unmeasured == ("object",)
+    file = parse_state_dict(named("w", MAKERS["oft"]((8, 4), Draw(1))), "x")
+    found = energies([(Target("x.weight"), file.modules["w"])], block_table(TargetMap()))
+    assert found.unmeasured == ("OFT",)
 
 
 # --- the picture ---

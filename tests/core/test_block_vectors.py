@@ -287,10 +287,10 @@ def test_trap_1_a_vector_means_the_same_blocks_whatever_the_file_contains():
     vector = ",".join(["1"] + ["0"] * 19 + ["1"] * 19 + ["0"] * 19)
     row = StackRow("singles", blocks=vector)
     resolved, account = resolve([(row, singles_lora(19))], FLUX, None)
-    assert len(resolved.model.fused) == 19
+    assert len(resolved.model.steps) == 19
     wrong = StackRow("singles", blocks=",".join(["1"] * 20 + ["0"] * 38))
     nothing, account = resolve([(wrong, singles_lora(19))], FLUX, None)
-    assert not nothing.model.fused
+    assert not nothing.model.steps
     assert account.rows[0].model.matched == 19
 
 

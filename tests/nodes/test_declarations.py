@@ -64,7 +64,8 @@ def test_every_node_that_names_a_file_follows_it(pack):
         "preset": "SD-MIDD",  # presets may stand in files too
     }
     for node in pack.nodes.values():
-        inputs = node.INPUT_TYPES()["required"]
+        sections = node.INPUT_TYPES()
+        inputs = {**sections["required"], **sections.get("optional", {})}
         named = next((name for name in values if name in inputs), None)
         assert hasattr(node, "IS_CHANGED") == (named is not None)
         if named is not None:
