@@ -25,3 +25,7 @@ class MatchError(LoraError):
 
 class PatchError(LoraError):
     """The host did not take, or could not compute, a patch that was handed to it."""
+
+
+class DatasetError(LoraError):
+    """Pictures or captions that cannot be trained on: unreadable, outside the folder, settings that make no sense."""

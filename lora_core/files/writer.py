@@ -22,11 +22,12 @@ def write_by_content(tensors: Mapping[str, torch.Tensor], folder: Path) -> Path:
     data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
     path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     if not path.exists():
-        _write_bytes(data, path)
+        write_bytes(data, path)
     return path
 
 
-def _write_bytes(data: bytes, path: Path) -> None:
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write to a temporary file beside `path`, sync, and take the name in one step. Raises LoraFileError."""
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
