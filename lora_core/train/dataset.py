@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import DatasetError
 from .counters import number_of
 from .measures import Measures
+from .similarity import near_duplicates
 
 CROPS = ("centre", "random")
 MASKS = ("alpha and mask files", "off")
@@ -115,7 +116,7 @@ class Dataset:
     """
 
     images: tuple[TrainImage, ...]
-    settings: DatasetSettings = DatasetSettings()
+    settings: DatasetSettings = field(default_factory=DatasetSettings)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -164,17 +165,24 @@ class Dataset:
 def _held_out(images: tuple[TrainImage, ...], settings: DatasetSettings) -> frozenset[int]:
     """The split: drawn by content, so that one more picture, or another name, moves no other picture.
 
-    Copies of one picture stay on one side: a copy would examine what it has taught.
+    Near-duplicates stay on one side: a copy would examine what it has taught.
     """
-    copies: dict[str, list[int]] = {}
-    for index, image in enumerate(images):
-        if not image.regularisation:
-            copies.setdefault(image.measures.sha256, []).append(index)
-    if len(copies) < LEAST_FOR_VALIDATION or settings.validation == 0:
+    concept = [index for index, image in enumerate(images) if not image.regularisation]
+    if len(concept) < LEAST_FOR_VALIDATION or settings.validation == 0:
         return frozenset()
-    count = max(1, round(settings.validation * len(copies)))
-    drawn = sorted(copies, key=lambda sha: (number_of("split", settings.seed, sha), sha))
-    return frozenset(index for sha in drawn[:count] for index in copies[sha])
+    wanted, chosen = max(1, round(settings.validation * len(concept))), set()
+    alike = near_duplicates([images[index].measures.thumbnail for index in concept])
+    together = [tuple(concept[place] for place in group) for group in alike]
+    alone = [(index,) for index in concept if not any(index in group for group in together)]
+    for group in sorted([*together, *alone], key=lambda group: _draw(images, group, settings.seed)):
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+    return frozenset(chosen)
+
+
+def _draw(images: tuple[TrainImage, ...], group: tuple[int, ...], seed: int) -> tuple[int, str]:
+    content = min(images[index].measures.sha256 for index in group)
+    return number_of("split", seed, content), content
 
 
 def _mask_digest(mask: Source) -> str:

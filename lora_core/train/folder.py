@@ -17,7 +17,7 @@ from .measures import Measures, measure
 from .pictures import SUFFIXES, check_mask, open_mask, open_picture
 from .text_files import METADATA, SIDECARS, one_line, read_caption, read_metadata
 
-MOST_PICTURES = 20_000
+MOST_PICTURES, MOST_FILES = 20_000, 100_000
 _MASK_FOLDERS = ("mask", "masks")
 _MASK_ENDINGS = ("-masklabel", "_mask", "-mask")
 _KOHYA_NAME = re.compile(r"^(\d+)_(.+)$")
@@ -120,6 +120,11 @@ def _files_of(root: Path) -> _Files:
             for file in files
             if not file.startswith(".") and (here / file).is_file()
         ]
+        if len(names) > MOST_FILES:
+            raise DatasetError(
+                f"The folder '{root.name or root}' has more than {MOST_FILES} files in it and below. Choose the "
+                "folder with the pictures alone."
+            )
     return _Files(root, tuple(sorted(names, key=lambda name: (name.casefold(), name))))
 
 

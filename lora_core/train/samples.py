@@ -15,6 +15,9 @@ from .captions import taught_caption
 from .counters import number_of, shuffled, uniform
 from .dataset import Dataset
 
+# Repeats multiply: by folder name and by the node. More than this is a slip of the keyboard.
+MOST_SAMPLES = 1_000_000
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -57,6 +60,12 @@ class Plan:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise DatasetError(f"batch size is {self.batch_size}; it must be 1 or more.")
+        shown = sum(image.repeats for image in self.dataset.images)
+        if shown > MOST_SAMPLES:
+            raise DatasetError(
+                f"The repeats make {shown} samples an epoch; at most {MOST_SAMPLES}. Lower repeats, or the number "
+                "in front of the folder's name."
+            )
 
     @cached_property
     def placements(self) -> tuple[Placement, ...]:
