@@ -84,7 +84,7 @@ class DatasetSettings:
     crop: str = "centre"
     shuffle: bool = False
     kept_tags: int = 1
-    dropout: float = 0.0
+    dropout: float = 0.05
     validation: float = 0.1
     masks: str = MASKS[0]
     outside: float = 0.1

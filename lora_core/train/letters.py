@@ -22,7 +22,8 @@ _SAME_LINE, _GAP = 0.22, 0.8
 # fullest mean; windows and bricks fill their boxes.
 _SHAPES, _FULLEST = 0.08, 0.85
 _COLUMNS = 0.6
-_MOST_MARKS = 4000
+# A texture has so many marks that some stand in a row by chance: rows of fewer are no sign there.
+_TEXTURE, _CHANCE = 300, 7
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,6 @@ def longest_row(grey: np.ndarray) -> int:
 
 def _row(mask: np.ndarray) -> int:
     marks = [mark for mark in _marks(mask) if _letter_like(mark)]
-    if len(marks) > _MOST_MARKS:
-        return 0  # a texture
     marks.sort(key=lambda mark: (mark.left, mark.top))
     rows, used = [], set()
     for start in range(len(marks)):
@@ -66,7 +65,8 @@ def _row(mask: np.ndarray) -> int:
             chain = _chain(marks, start)
             used.update(chain)
             rows.append([marks[index] for index in chain])
-    rows = [row for row in rows if len(row) > 2]
+    least = _CHANCE if len(marks) > _TEXTURE else 3
+    rows = [row for row in rows if len(row) >= least]
     written = (row for row in rows if _of_many_shapes(row) and not _in_columns(row, rows))
     return max((len(row) for row in written), default=0)
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from .letters import longest_row
 from .pictures import Picture
@@ -18,7 +18,7 @@ _WORK_SIDE = 512
 _EDGE_SHARE, _LEAST_SLOPE = 0.02, 4.0
 # Borders: levels within which a line is of one colour, the jump behind it, and what share of the line jumps.
 _SAME, _JUMP, _JUMPING = 12, 24, 0.8
-_DEEPEST_BORDER = 0.3
+_DEEPEST_BORDER, _SMEARED = 0.3, 6
 
 Size = tuple[int, int]
 Sides = tuple[float, float, float, float]
@@ -90,10 +90,22 @@ def edge_width(grey: np.ndarray) -> float | None:
     if not steep.any():
         return None
     # The Laplacian is nought on the very middle of an edge and largest beside it.
-    mask = Image.fromarray(steep.astype(np.uint8)).filter(ImageFilter.MaxFilter(5))
-    around = np.asarray(mask).astype(bool)
+    around = _widened(steep)
     sharpness = float((laplacian[around] ** 2).mean() / slope[around].mean())
     return (2 * max(sharpness, 1e-6)) ** -0.5
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    """The mask with all that lies within two pixels of it, in both directions."""
+    rows, wide = mask.copy(), mask.copy()
+    for shift in (1, 2):
+        rows[shift:] |= mask[:-shift]
+        rows[:-shift] |= mask[shift:]
+    wide |= rows
+    for shift in (1, 2):
+        wide[:, shift:] |= rows[:, :-shift]
+        wide[:, :-shift] |= rows[:, shift:]
+    return wide
 
 
 def one_colour_border(pixels: np.ndarray) -> Sides:
@@ -127,7 +139,7 @@ def one_colour_border(pixels: np.ndarray) -> Sides:
 
 def _plain_lines(view: np.ndarray) -> int:
     """How many lines from the first on have the first line's colour."""
-    colour = np.median(view[0], axis=0)
+    colour = np.median(view[0], axis=0).astype(np.int16)
     deepest = int(len(view) * _DEEPEST_BORDER)
     off = np.abs(view[:deepest] - colour).max(axis=2) > _SAME
     plain = off.mean(axis=1) <= 0.02
@@ -136,15 +148,14 @@ def _plain_lines(view: np.ndarray) -> int:
 
 def _ends_at_once(view: np.ndarray, depth: int, beside: tuple[int, int]) -> bool:
     """Whether the line after the border, between the borders beside it, differs nearly everywhere."""
-    # Reducing a picture mixes one line of the border with the next.
-    after = depth + 1
-    if depth < 2 or after >= len(view):
+    if depth < 2:
         return False
-    line = view[after, beside[0] : view.shape[1] - beside[1]]
-    if not len(line):
+    # Reducing a picture and JPEG's blocks smear the end of a border over a few lines.
+    lines = view[depth + 1 : depth + 1 + _SMEARED, beside[0] : view.shape[1] - beside[1]]
+    if not lines.size:
         return False
-    jump = np.abs(line - np.median(view[0], axis=0)).max(axis=1) > _JUMP
-    return bool(jump.mean() >= _JUMPING)
+    jump = np.abs(lines - np.median(view[0], axis=0)).max(axis=2) > _JUMP
+    return bool(jump.mean(axis=1).max() >= _JUMPING)
 
 
 def _near(one: np.ndarray, other: np.ndarray) -> bool:

@@ -56,14 +56,18 @@ def test_every_node_has_a_help_page_that_names_its_inputs(pack):
                 assert f"`{name}`" in page, f"{node_id}.md does not explain {name}"
 
 
+FILE_INPUTS = {
+    "lora_name": "style.safetensors",
+    "rows": '[{"lora": "style.safetensors"}]',
+    "folder": "style.safetensors",
+}
+
+
 def test_every_node_that_names_a_file_follows_it(pack):
     """IS_CHANGED must be a comparable value, never a truth value: True would compare equal to itself for ever."""
     for node in pack.nodes.values():
         inputs = node.INPUT_TYPES()["required"]
-        named = next((name for name in ("lora_name", "rows") if name in inputs), None)
+        named = next((name for name in FILE_INPUTS if name in inputs), None)
         assert hasattr(node, "IS_CHANGED") == (named is not None)
         if named is not None:
-            value = {"lora_name": "style.safetensors", "rows": '[{"lora": "style.safetensors"}]'}[
-                named
-            ]
-            assert "style.safetensors" in node.IS_CHANGED(**{named: value})
+            assert "style.safetensors" in node.IS_CHANGED(**{named: FILE_INPUTS[named]})
