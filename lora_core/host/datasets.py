@@ -63,7 +63,7 @@ def make_dataset(
 def find_folder(text: str, typed: bool) -> Path:
     """A folder inside ComfyUI's input folder, or an absolute path where the user typed it. Raises DatasetError."""
     wanted = text.strip().strip('"')
-    path = Path(wanted).expanduser() if wanted.startswith("~") else Path(wanted)
+    path = Path(os.path.expanduser(wanted))
     if path.is_absolute():
         if not typed:
             raise DatasetError(

@@ -32,6 +32,7 @@ _BROKEN = (
     KeyError,
     TypeError,
     OverflowError,
+    RuntimeError,
 )
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _WITHOUT_ALPHA = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")

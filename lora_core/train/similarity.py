@@ -13,6 +13,7 @@ from PIL import Image
 _HASH_BITS, _MEAN_LEVELS, _DEVIATIONS = 14, 25.0, 0.12
 _LEAST_CONTRAST = 8.0
 _TINY = 16
+_COMPARED = 200
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,17 @@ def _alike(looks: _Looks, index: int, others: _Looks) -> np.ndarray:
     """Indices below `index` of the pictures of `others` that look like picture `index`."""
     bits = (others.hashes[:index] != looks.hashes[index]).sum(axis=1)
     means = np.abs(others.means[:index] - looks.means[index]).max(axis=1)
-    shapes = np.abs(others.shapes[:index] - looks.shapes[index]).mean(axis=1)
-    return np.nonzero((bits <= _HASH_BITS) & (means <= _MEAN_LEVELS) & (shapes <= _DEVIATIONS))[0]
+    near = np.nonzero((bits <= _HASH_BITS) & (means <= _MEAN_LEVELS))[0]
+    shapes = np.abs(others.shapes[near] - looks.shapes[index]).mean(axis=1)
+    return near[shapes <= _DEVIATIONS]
 
 
 def mean_difference(thumbnails: Sequence[np.ndarray]) -> float:
-    """The mean difference of all pairs of pictures, in levels of 255, mirrored where that is nearer; needs two."""
+    """The mean difference of all pairs of pictures, in levels of 255, mirrored where that is nearer; needs two.
+
+    Of more than _COMPARED pictures evenly spaced ones are compared.
+    """
+    thumbnails = thumbnails[:: -(-len(thumbnails) // _COMPARED)]
     colours = _tiny(thumbnails)
     mirrored = _tiny([picture[:, ::-1] for picture in thumbnails])
     total, pairs = 0.0, 0

@@ -23,9 +23,9 @@ from tools.toy_pictures import Picture as Toy
 Drawer = Callable[[], Image.Image]
 
 
-def train_image(image: Image.Image, name: str, caption: str, **fields: object) -> TrainImage:
+def train_image(image: Image.Image, name: str, caption: str) -> TrainImage:
     pixels = np.asarray(image if image.mode == "RGBA" else image.convert("RGB"))
-    return TrainImage(name, pixels, measure(from_array(pixels)), caption, **fields)
+    return TrainImage(name, pixels, measure(from_array(pixels)), caption)
 
 
 def plan_of(

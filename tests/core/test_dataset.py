@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import struct
 import zlib
 
@@ -18,6 +19,7 @@ from lora_core.train.buckets import place
 from lora_core.train.captions import dressed, taught_caption
 from lora_core.train.dataset import Dataset, DatasetSettings
 from lora_core.train.folder import folder_stamp, parse_edited, read_folder
+from lora_core.train.measures import measure
 from lora_core.train.pictures import open_picture
 from lora_core.train.pixels import bucket_pixels, bucket_weight
 from tests.core.drawn import busy, folder_of, save
@@ -210,6 +212,26 @@ def test_a_bad_picture_is_refused_by_name(tmp_path, name):
     assert message in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_whatever_the_bytes_a_picture_is_read_or_refused_by_name(tmp_path):
+    rng, path, outcomes = random.Random(11), tmp_path / "x.bin", set()
+    image = busy(1, (40, 40), 8)
+    kinds = [
+        kind for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF") if kind in Image.SAVE
+    ]
+    whole = [file_bytes(image, kind) for kind in kinds]
+    for _ in range(150):
+        data = bytearray(rng.choice(whole))
+        for _ in range(rng.choice((1, 4, 20))):
+            data[rng.randrange(min(len(data), rng.choice((120, len(data)))))] = rng.randrange(256)
+        path.write_bytes(data[: rng.randrange(len(data))] if rng.random() < 0.3 else data)
+        try:
+            outcomes.add(measure(open_picture(path, "x.bin")).letters >= 0)
+        except DatasetError as error:
+            outcomes.add("x.bin" in str(error))
+    assert outcomes == {True}
+
+
 def test_all_bad_pictures_are_named_at_once(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"")
@@ -256,6 +278,7 @@ def test_transparent_parts_stand_on_white_and_alpha_is_kept(tmp_path):
     found = open_picture(tmp_path / "a.png", "a.png")
     assert found.rgb.getpixel((80, 50)) == (255, 255, 255)
     assert found.rgb.getpixel((10, 50)) == (200, 0, 0)
+    assert found.alpha is not None
     assert found.alpha.getextrema() == (0, 255)
     assert pictures(tmp_path)["a.png"].measures.transparent == 0.5
 
@@ -283,6 +306,13 @@ def test_a_replaced_file_is_noticed(tmp_path):
 # ---- masks
 
 
+def weight_of(image, placement, settings, **options) -> torch.Tensor:
+    """The weights of a picture that has some."""
+    weight = bucket_weight(image, placement, settings, **options)
+    assert weight is not None
+    return weight
+
+
 def half_mask(size=SMALL):
     mask = Image.new("L", size, 0)
     mask.paste(255, (0, 0, size[0] // 2, size[1]))
@@ -296,11 +326,11 @@ def test_a_mask_beside_a_picture_weighs_the_loss(tmp_path, name):
     (image,) = read_folder(tmp_path).images
     placement = place(SMALL, 64, 32, False)
     settings = DatasetSettings(outside=0.25)
-    weight = bucket_weight(image, placement, settings)
+    weight = weight_of(image, placement, settings)
     assert weight.shape == (64, 64)
     assert weight[:, :24].min() > 0.95
     assert weight[:, 40:].max() < 0.3
-    mirrored = bucket_weight(image, placement, settings, mirrored=True)
+    mirrored = weight_of(image, placement, settings, mirrored=True)
     assert torch.equal(mirrored, weight.flip(1))
     assert bucket_weight(image, placement, DatasetSettings(masks="off")) is None
 
@@ -316,7 +346,7 @@ def test_alpha_weighs_the_loss_too_and_opaque_pictures_have_no_weight(tmp_path):
     save(tmp_path, "a.png", shown)
     save(tmp_path, "b.png", busy(2, SMALL))
     found, placement = pictures(tmp_path), place(SMALL, 64, 32, False)
-    assert bucket_weight(found["a.png"], placement, DatasetSettings())[0, 60] < 0.2
+    assert weight_of(found["a.png"], placement, DatasetSettings())[0, 60] < 0.2
     assert bucket_weight(found["b.png"], placement, DatasetSettings()) is None
 
 
@@ -358,7 +388,7 @@ def test_one_caption_serves_a_whole_batch_and_masks_go_with_it():
     mask[:, :, :16] = 1
     found = read_batch(images, "a ring", repeats=3, masks=mask).images
     assert [(image.caption, image.repeats) for image in found] == [("a ring", 3)] * 2
-    weight = bucket_weight(found[1], place((32, 32), 32, 32, False), DatasetSettings(outside=0.0))
+    weight = weight_of(found[1], place((32, 32), 32, 32, False), DatasetSettings(outside=0.0))
     assert (weight[:, :16] == 1).all()
     assert (weight[:, 16:] == 0).all()
 
