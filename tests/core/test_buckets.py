@@ -141,6 +141,13 @@ def test_an_epoch_shows_every_sample_once_in_batches_of_one_bucket():
             }
 
 
+def test_buckets_take_turns_in_an_order_of_each_epoch():
+    orders = [tuple(batch.bucket for batch in plan_of(1).epoch(epoch)) for epoch in range(4)]
+    assert len(set(orders)) == 4
+    changes = sum(one != other for one, other in zip(orders[0], orders[0][1:], strict=False))
+    assert changes > 5
+
+
 def test_any_step_can_be_asked_for_without_those_before_it():
     plan = plan_of(flip=True, crop="random", shuffle=True, dropout=0.3)
     whole = [plan.batch_at(step) for step in range(30)]

@@ -508,6 +508,18 @@ def test_the_split_is_seeded_by_content_and_keeps_copies_together(tmp_path):
     assert names(dataset.with_settings(validation=0.0)) == set()
 
 
+def test_no_more_than_the_share_is_held_out_for_the_sake_of_copies(tmp_path):
+    folder_of(tmp_path, 6, SMALL)
+    for copy in range(6):
+        save(tmp_path, f"copy {copy}.png", busy(0, SMALL))
+    dataset = Dataset(read_folder(tmp_path).images)
+    splits = [dataset.with_settings(seed=seed).validation for seed in range(8)]
+    assert all(len(held) == 1 for held in splits)
+    assert all(
+        dataset.images[held].name in {f"{n:02}.png" for n in range(1, 6)} for (held,) in splits
+    )
+
+
 def test_few_pictures_are_not_split(tmp_path):
     folder_of(tmp_path, 9, (64, 64))
     assert Dataset(read_folder(tmp_path).images).validation == ()
