@@ -25,3 +25,7 @@ class MatchError(LoraError):
 
 class PatchError(LoraError):
     """The host did not take, or could not compute, a patch that was handed to it."""
+
+
+class MergeError(LoraError):
+    """Rows that cannot be merged, or a merge that was asked for in a way that makes no sense."""
