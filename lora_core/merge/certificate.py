@@ -74,8 +74,9 @@ class Certificate:
         return tuple(layer for layer in self.layers if len(layer.rows) < len(self.rows))
 
     def worst(self, count: int = _SHOWN_WORST) -> tuple[LayerRecord, ...]:
-        """The layers farthest from the exact sum, by the error relative to their own size."""
-        return tuple(sorted(self.layers, key=lambda layer: -layer.error)[:count])
+        """The written layers farthest from the exact sum, by the error relative to their own size."""
+        written = [layer for layer in self.layers if layer.rank_out]
+        return tuple(sorted(written, key=lambda layer: -layer.error)[:count])
 
     def text(self) -> str:
         """All of it for people, the first of long lists."""

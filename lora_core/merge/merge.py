@@ -18,8 +18,8 @@ from .choice import parse_choices
 from .layer import Layer, merge_layer, spectrum
 from .pairing import Group, Pairing, pair
 from .plan import Plan, Progress, Rows, strength_of
-from .ranks import SIZE, RankRule, shared_ranks
-from .tensors import HEADER_BYTES, check_range, common_dtype, file_bytes
+from .ranks import SIZE, Cost, RankRule, shared_ranks
+from .tensors import check_range, common_dtype, file_bytes, header_bytes
 
 # What a file says of its base is kept where all rows say the same.
 _SHARED_FIELDS = ("ss_base_model_version", "modelspec.architecture", "ss_v2")
@@ -164,18 +164,16 @@ def _budgeted_ranks(
     for group in weights:
         if (found := spectrum(rows, group, plan)) is not None:
             spectra[group.name], (out, inner) = found
-            costs[group.name] = (out + inner) * item
+            costs[group.name] = Cost((out + inner) * item, header_bytes(group.name))
         steps.done()
-    fixed = file_bytes(AdapterFile("", {}, differences=sums)) + len(spectra) * (
-        3 * HEADER_BYTES + 4
-    )
+    fixed = file_bytes(AdapterFile("", {}, differences=sums))
     budget = plan.rule.value * 1e6 - fixed
-    if budget < min(costs.values(), default=0):
+    if budget < min((cost.rank + cost.once for cost in costs.values()), default=0):
         raise MergeError(
-            f"{plan.rule.value:g} MB has no room for a single rank: names, norms and biases alone take "
-            f"{fixed / 1e6:.2f} MB. Allow a larger size."
+            f"{plan.rule.value:g} MB has no room for a single rank (norms, biases and whole differences take "
+            f"{fixed / 1e6:.2f} MB). Allow a larger size."
         )
-    return shared_ranks(spectra, costs, budget) if spectra else {}
+    return shared_ranks(spectra, costs, budget)
 
 
 def _first_reason(layers: Mapping[str, Layer]) -> str:
@@ -213,19 +211,27 @@ def _notes(rows: Rows, plan: Plan, pairing: Pairing) -> list[str]:
     notes = []
     if pairing.by_name:
         notes.append(
-            f"{len(pairing.by_name)} names are not in the connected model and were paired by their spelling, "
+            f"{len(pairing.by_name)} names are not in the connected model and were paired by spelling, "
             f"first '{pairing.by_name[0]}'"
         )
     alone = [group for group in pairing.groups if len(group.rows) == 1]
     if len(rows) > 1 and len(alone) == len(pairing.groups):
+        notes.append("no two rows have a weight in common: each weight is taken from its own row")
+    if alone and len({_is_flat(file) for _, file in rows}) > 1:
         notes.append(
-            "no two rows name the same weight. If they should, their naming schemes differ: connect MODEL and CLIP"
+            f"the rows spell names in different ways: among the {len(alone)} weights that only one row has may be "
+            "some that are the same. Connect MODEL and CLIP to be sure"
         )
     if plan.how.element_wise:
         notes.append(
             f"{plan.method} gives full matrices; the ranks hold a part of them (energy kept)"
         )
     return notes
+
+
+def _is_flat(file: AdapterFile) -> bool:
+    """Whether a file's names are kohya's, with underscores."""
+    return next((name.startswith("lora_") for name in file.modules), True)
 
 
 def _metadata(files: Sequence[AdapterFile], certificate: Certificate) -> dict[str, str]:

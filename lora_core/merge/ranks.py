@@ -105,25 +105,44 @@ class RankRule:
         return RANK_RULES[self.kind](s, self.value, total)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that a layer takes in the file: each rank, and once what names it."""
+
+    rank: int
+    once: int
+
+
 def shared_ranks(
-    spectra: Mapping[str, torch.Tensor], costs: Mapping[str, int], budget: float
+    spectra: Mapping[str, torch.Tensor], costs: Mapping[str, Cost], budget: float
 ) -> dict[str, int]:
     """The ranks that keep the most energy of all layers together within a budget of bytes.
 
-    costs: bytes of one rank of each layer. A further rank of a layer brings s^2 for its cost, and s falls: so the best
-    choice is to take (layer, rank) in the order of s^2 / cost until nothing fits (greedy; optimal to the last item).
+    A further rank of a layer brings s^2 for its cost, and s falls: so the best choice is to take (layer, rank) in the
+    order of s^2 / cost until nothing fits (greedy; optimal up to the last item). A layer may get no rank at all.
     """
     names = list(spectra)
-    owners = torch.cat([torch.full((len(spectra[n]),), i) for i, n in enumerate(names)])
-    gains = torch.cat([spectra[n].double().square() / costs[n] for n in names])
+    if not names:
+        return {}
+    owners = torch.cat([torch.full((len(spectra[n]),), i) for i, n in enumerate(names)]).tolist()
+    gains = torch.cat([_gains(spectra[n], costs[n]) for n in names])
     ranks, full = dict.fromkeys(names, 0), set()
     for index in gains.argsort(descending=True, stable=True).tolist():
-        name = names[int(owners[index])]
-        if gains[index] <= 0 or name in full:
+        name = names[owners[index]]
+        if name in full:
             continue
-        if costs[name] > budget:
+        price = costs[name].rank + (costs[name].once if ranks[name] == 0 else 0)
+        if price > budget:
             full.add(name)
             continue
-        budget -= costs[name]
+        budget -= price
         ranks[name] += 1
     return ranks
+
+
+def _gains(s: torch.Tensor, cost: Cost) -> torch.Tensor:
+    """s^2 a byte; no rank comes before the one above it, which alone pays for the name."""
+    prices = torch.full((len(s),), cost.rank, dtype=torch.float64)
+    prices[:1] += cost.once
+    gains = s.double().square() / prices
+    return gains.cummin(0).values if len(s) else gains

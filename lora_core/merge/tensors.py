@@ -77,10 +77,16 @@ def state_dict(file: AdapterFile) -> dict[str, torch.Tensor]:
 
 
 def file_bytes(file: AdapterFile) -> int:
-    """About the size of the saved file: its numbers, and a line of the header for each tensor."""
-    adapters = len(file.modules)
-    return file.nbytes + 4 * adapters + HEADER_BYTES * (3 * adapters + len(file.differences))
+    """About the size of the saved file, a little more rather than less: its numbers and its header."""
+    names = sum(header_bytes(name) for name in file.modules)
+    names += sum(_LINE_BYTES + len(name) for name, _ in file.differences)
+    return file.nbytes + names
 
 
-# A line of a safetensors header: the name, dtype, shape and offsets.
-HEADER_BYTES = 160
+def header_bytes(module: str) -> int:
+    """What a module takes beside the numbers of its two matrices: its alpha, and three lines of the header."""
+    return 4 + 3 * (_LINE_BYTES + len(module))
+
+
+# A line of a safetensors header without the module's name: the ending, dtype, shape and offsets.
+_LINE_BYTES = 100
