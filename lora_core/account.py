@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from dataclasses import dataclass
 
 from .adapters import AdapterFile, Leftover
@@ -73,14 +73,24 @@ class Account:
 def describe(adapter: AdapterFile) -> str:
     """Base, rank, alpha and kind in words: "SDXL, rank 32, alpha 16, LoCon"."""
     modules = list(adapter.modules.values())
-    ranks = sorted({module.rank for module in modules})
+    ranks = sorted({module.rank for module in modules if module.rank is not None})
     alphas = sorted({module.alpha for module in modules if module.alpha is not None})
     parts = [base_of(adapter) or "base unknown"]
     if ranks:
         parts.append(f"rank {_span(ranks)}")
         parts.append(f"alpha {_span(alphas)}" if alphas else "no alpha (scale 1)")
-        parts.append("LoCon" if any(math.prod(module.kernel) > 1 for module in modules) else "LoRA")
+    parts += families(adapter)
     return ", ".join(parts)
+
+
+def families(adapter: AdapterFile) -> list[str]:
+    """The families of a file's modules, the most frequent first; a LoCon file has LoRA layers too and is named once."""
+    count = Counter(module.family for module in adapter.modules.values())
+    if count["LoCon"]:
+        count["LoCon"] += count.pop("LoRA", 0)
+    if not count and adapter.differences:
+        return ["whole differences"]
+    return [name for name, _ in count.most_common()]
 
 
 def _span(values: list[float] | list[int]) -> str:

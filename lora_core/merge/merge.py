@@ -15,6 +15,7 @@ from ..stack.rows import StackRow
 from ..targets import TargetMap
 from .certificate import CERTIFICATE_FIELD, Certificate
 from .choice import parse_choices
+from .families import unmergeable
 from .layer import Layer, merge_layer, spectrum
 from .pairing import Group, Pairing, pair
 from .plan import Plan, Progress, Rows, strength_of
@@ -110,6 +111,14 @@ def _check_rows(rows: Rows) -> None:
             f"'{known[0][0]}' is for {known[0][1]}, '{other[0]}' for {other[1]}: LoRAs of different bases cannot be "
             "merged. Merge those of one base."
         )
+    for row, file in rows:
+        adapters = {**file.modules, **{name: d for (name, _), d in file.differences.items()}}
+        for name, adapter in adapters.items():
+            if (reason := unmergeable(adapter)) is not None:
+                raise MergeError(
+                    f"'{row.name}': '{name}' cannot be merged with other rows: {reason}. Leave this row out of the "
+                    "merge and load it beside the merged LoRA."
+                )
 
 
 def _plain_sums(
@@ -140,7 +149,9 @@ def _plain_sum(rows: Rows, group: Group) -> torch.Tensor | None:
         strength = strength_of(rows[member.row][0], member.name)
         if strength == 0:
             continue
-        term = strength * member.adapter.tensors[0].float()
+        adapter = member.adapter
+        assert isinstance(adapter, Difference)  # what is_plain says
+        term = strength * adapter.scale * adapter.tensor.float()
         if total is not None and term.shape != total.shape:
             raise MergeError(
                 f"'{group.name}': '{rows[member.row][0].name}' has a difference of shape {tuple(term.shape)}, another "

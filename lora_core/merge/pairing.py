@@ -138,7 +138,7 @@ def _refused(member: Member, others: list[Member]) -> str | None:
     twin = any(
         other.row == member.row
         and other.slice == member.slice
-        and type(other.adapter) is type(member.adapter)
+        and isinstance(other.adapter, Difference) == isinstance(member.adapter, Difference)
         for other in others
     )
     return "another module of the same file already feeds this weight" if twin else None

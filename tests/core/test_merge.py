@@ -15,8 +15,10 @@ from lora_core.merge.ranks import RankRule
 from lora_core.merge.tensors import file_bytes, state_dict
 from lora_core.merge.weight import Parameters
 from lora_core.targets import Target, TargetMap
-from tests.core.lora_tensors import pair
+from tests.core.lora_tensors import low_rank, pair
 from tests.core.merge_rows import row
+from tools.family_formulas import expected as by_formula
+from tools.family_tensors import CASES, MAKERS, SHAPES, Draw, named
 
 LINEAR, CONV, TEXT = "lora_unet_a_to_q", "lora_unet_resnet_conv1", "lora_te_text_model_mlp_fc1"
 
@@ -266,3 +268,27 @@ def test_progress_counts_every_weight_and_may_end_the_merge(both):
 def test_a_method_that_is_not_there_is_refused():
     with pytest.raises(MergeError, match="No merge method 'mean'; choose one of svd, concat"):
         Plan("mean")
+
+
+REFUSED = {"glora", "glora_old", "oft", "oft_constrained", "boft", "ia3_output", "ia3_input"}
+REFUSED |= {"ia3_peft", "replacement", "dora_output", "dora_input", "dora_loha", "dora_peft"}
+
+
+@pytest.mark.parametrize(("kind", "layer"), CASES)
+def test_every_family_that_adds_a_delta_is_merged_and_the_others_are_refused(kind, layer):
+    shape, draw = SHAPES[layer], Draw(3)
+    tensors = MAKERS[kind](shape, draw)
+    other = MAKERS["lora"](shape, draw)
+    rows = [
+        row("odd", named("lora_unet_w", tensors), 0.7),
+        row("plain", named("lora_unet_w", other), -0.4),
+    ]
+    if kind in REFUSED:
+        with pytest.raises(MergeError, match="'odd': 'lora_unet_w' cannot be merged .* Leave this"):
+            merge(rows, Plan("svd"))
+        return
+    merged = merge(rows, Plan("concat"))
+    none = torch.zeros(shape)
+    expected = 0.7 * by_formula(kind, none, tensors) - 0.4 * by_formula("lora", none, other)
+    written = delta(low_rank(reread(merged), "lora_unet_w"), torch.float64)
+    assert float((written - expected.reshape(written.shape)).norm() / expected.norm()) <= 2e-6
