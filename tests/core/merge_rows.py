@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
-from lora_core.adapters import AdapterFile
+from lora_core.adapters import Adapter, AdapterFile, LowRank
+from lora_core.algebra import lowrank
 from lora_core.algebra.factorspace import Factors
 from lora_core.files.parse import parse_state_dict
 from lora_core.merge.weight import Weight
@@ -36,6 +39,21 @@ def weight(
 
 def exact(term: Factors) -> torch.Tensor:
     return term.up.double() @ term.down.double()
+
+
+def low_rank(adapter: Adapter) -> LowRank:
+    """An adapter that must be a LoRA or LoCon, as all that a merge writes is."""
+    assert isinstance(adapter, LowRank)
+    return adapter
+
+
+def delta(adapter: Adapter) -> torch.Tensor:
+    """The delta of a LoRA or LoCon in float64."""
+    return lowrank.delta(low_rank(adapter), torch.float64)
+
+
+def total(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(terms)).sum(0)
 
 
 def row(

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 
-from lora_core.algebra.lowrank import delta
 from lora_core.files.parse import parse_state_dict
 from lora_core.merge.certificate import CERTIFICATE_FIELD, Certificate, LayerRecord, percent
 from lora_core.merge.draw import WIDTH, draw_certificate
@@ -17,7 +16,7 @@ from lora_core.merge.plan import Plan
 from lora_core.merge.ranks import RankRule
 from lora_core.merge.tensors import state_dict
 from tests.core.lora_tensors import pair
-from tests.core.merge_rows import row
+from tests.core.merge_rows import delta, row, total
 
 
 @pytest.fixture
@@ -42,18 +41,14 @@ def rows(generator):
 def test_the_whole_error_is_that_of_all_layers_together(rows):
     merged = merge(rows, Plan("svd", RankRule("rank", 3), dtype=torch.float16))
     written = parse_state_dict(state_dict(merged.file), "x").modules
-    off = total = 0.0
+    off = size = 0.0
     for name in written:
-        exact = sum(
-            0.8 * delta(file.modules[name], torch.float64)
-            for _, file in rows
-            if name in file.modules
-        )
-        off += float((delta(written[name], torch.float64) - exact).square().sum())
-        total += float(torch.as_tensor(exact).square().sum())
-    assert merged.certificate.error == pytest.approx(math.sqrt(off / total), rel=1e-6)
+        exact = total(0.8 * delta(file.modules[name]) for _, file in rows if name in file.modules)
+        off += float((delta(written[name]) - exact).square().sum())
+        size += float(exact.square().sum())
+    assert merged.certificate.error == pytest.approx(math.sqrt(off / size), rel=1e-6)
     # What the ranks hold, without the rounding to half precision.
-    assert merged.certificate.kept == pytest.approx(1 - off / total, abs=1e-5)
+    assert merged.certificate.kept == pytest.approx(1 - off / size, abs=1e-5)
 
 
 def test_the_text_names_rows_figures_worst_dropped_and_one_sided(rows):

@@ -136,7 +136,7 @@ def test_a_sum_is_exact_over_ranks_and_signs(generator):
     weights = [0.8, -0.5, 1.3]
     joint = concat(terms, weights)
     assert joint.rank == 16
-    expected = sum(w * exact(t) for w, t in zip(weights, terms, strict=True))
+    expected = torch.stack([w * exact(t) for w, t in zip(weights, terms, strict=True)]).sum(0)
     assert float((exact(joint) - expected).norm()) <= 1e-6 * float(expected.norm())
     assert concat(terms, [0.8, 0.0, 1.0]).rank == 8
     assert concat(terms, [0.0, 0.0, 0.0]).shape == (30, 40)

@@ -14,7 +14,7 @@ from lora_core.merge.choice import owner_of, parse_choices
 from lora_core.merge.methods import METHODS
 from lora_core.merge.thresholds import kth_largest
 from lora_core.merge.weight import Parameters, RowBlocks, content, generator, row_slices
-from tests.core.merge_rows import exact, factors, weight
+from tests.core.merge_rows import exact, factors, total, weight
 
 # Taller than one block of rows, so that block by block is really so.
 OUT, INNER = 300, 40
@@ -36,12 +36,19 @@ def merged(method: str, of, **settings) -> torch.Tensor:
     return exact(result)
 
 
+def in_factors(method: str, of, **settings) -> Factors:
+    """The result of a method that stays low-rank."""
+    result = METHODS[method].run(of, Parameters(**settings))
+    assert isinstance(result, Factors)
+    return result
+
+
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
     assert float((found - expected).norm()) <= tolerance * float(expected.norm())
 
 
 def weighted_sum(deltas, strengths=STRENGTHS):
-    return sum(w * d for w, d in zip(strengths, deltas, strict=True))
+    return total(w * d for w, d in zip(strengths, deltas, strict=True))
 
 
 def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
@@ -87,7 +94,7 @@ def masks(of, keep) -> list[torch.Tensor]:
 @pytest.mark.parametrize("method", ["concat", "svd"])
 def test_the_sum_is_the_exact_weighted_sum(method, three):
     close(merged(method, three), weighted_sum(map(exact, three.terms)))
-    assert METHODS[method].run(three, Parameters()).rank == 14
+    assert in_factors(method, three).rank == 14
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -211,7 +218,7 @@ def test_knots_ties_is_ties_in_the_shared_basis(three):
     shares = [s[:, None] * part for part in vh.split(INNER, 1)]
     expected = u @ elected([trimmed(share, 0.3) for share in shares])
     close(merged("knots_ties", three, density=0.3), expected, 1e-4)
-    assert METHODS["knots_ties"].run(three, Parameters()).rank == 14
+    assert in_factors("knots_ties", three).rank == 14
 
 
 def test_tsv_m_makes_the_rows_directions_orthogonal(three):
@@ -229,7 +236,7 @@ def test_tsv_m_makes_the_rows_directions_orthogonal(three):
 
 def test_tsv_m_gives_each_row_its_share_of_a_small_matrix(generator):
     terms = [factors(generator, 8, 12, 6) for _ in range(2)]
-    assert METHODS["tsv_m"].run(weight(*terms), Parameters()).rank == 8
+    assert in_factors("tsv_m", weight(*terms)).rank == 8
 
 
 @pytest.mark.parametrize("much", [0.0, 0.5, 1.0])
@@ -246,7 +253,7 @@ def test_orthogonal_takes_the_styles_part_in_the_characters_subspace(generator, 
 
 def test_orthogonal_protects_the_first_row_where_no_role_says_otherwise(generator):
     terms = [factors(generator, 60, INNER, 5) for _ in range(2)]
-    found = METHODS["orthogonal"].run(weight(*terms), Parameters())
+    found = in_factors("orthogonal", weight(*terms))
     assert product(found, terms[0]) == pytest.approx(product(terms[0], terms[0]), rel=1e-5)
 
 
@@ -262,10 +269,10 @@ def test_zipper_gives_each_column_to_one_row(three):
 
 
 def test_blockwise_takes_the_owners_alone(three):
-    named = Parameters(choices=parse_choices("output_blocks_1: 2, *: all", ("free",) * 3))
-    close(exact(METHODS["blockwise"].run(three, named)), 0.7 * exact(three.terms[1]))
-    other = Parameters(choices=parse_choices("output_blocks_2: 2", ("free",) * 3))
-    close(exact(METHODS["blockwise"].run(three, other)), weighted_sum(map(exact, three.terms)))
+    named = parse_choices("output_blocks_1: 2, *: all", ("free",) * 3)
+    close(merged("blockwise", three, choices=named), 0.7 * exact(three.terms[1]))
+    other = parse_choices("output_blocks_2: 2", ("free",) * 3)
+    close(merged("blockwise", three, choices=other), weighted_sum(map(exact, three.terms)))
 
 
 def test_a_choice_names_whole_blocks_by_number_or_role():
