@@ -1,8 +1,8 @@
 """The node classes, one topic a file. Ids and input order are an API: append only."""
 
-from . import inspect, load, stack
+from . import inspect, load, merge, stack
 
-_TOPICS = (load, stack, inspect)
+_TOPICS = (load, stack, merge, inspect)
 
 NODE_CLASS_MAPPINGS = {
     node_id: node for topic in _TOPICS for node_id, node in topic.NODE_CLASS_MAPPINGS.items()

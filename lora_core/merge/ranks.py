@@ -146,3 +146,9 @@ def _gains(s: torch.Tensor, cost: Cost) -> torch.Tensor:
     prices[:1] += cost.once
     gains = s.double().square() / prices
     return gains.cummin(0).values if len(s) else gains
+
+
+def rule_of(kind: str, rank: int, energy: float, ratio: float, megabytes: float) -> RankRule:
+    """The rule of this kind with the one of these numbers that it reads. Raises MergeError."""
+    values = {"rank": float(rank), "energy": energy, "frobenius": energy, "ratio": ratio}
+    return RankRule(kind, (values | {SIZE: megabytes}).get(kind, 0.0))

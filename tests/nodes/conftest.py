@@ -29,7 +29,19 @@ def _package(name: str, path: Path) -> types.ModuleType:
     return module
 
 
-def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
+def _fake_merging(merged: list[Any]) -> dict[str, Any]:
+    """Merge and resize that remember what they were asked and answer something recognisable."""
+
+    def remember(*asked: Any) -> Any:
+        merged.append(asked)
+        return types.SimpleNamespace(
+            lora_model={"x": 1}, report="well", chart="a chart", certificate="{}"
+        )
+
+    return {"merge_stack": remember, "resize_one": remember, "Answer": types.SimpleNamespace}
+
+
+def _fake_host(applied: list[Any], merged: list[Any]) -> dict[str, types.ModuleType]:
     base = "lora_loom.lora_core"
     errors, account = (
         importlib.import_module(f"{base}.errors"),
@@ -65,6 +77,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             "account_for": lambda adapter, model, clip: None,
             "load_named": None,
         },
+        "merging": _fake_merging(merged),
     }
     modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}
     for name, members in fakes.items():
@@ -75,11 +88,12 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
 
 @dataclass(frozen=True)
 class Pack:
-    """The mappings, and the stacks that were applied."""
+    """The mappings, the stacks that were applied, and the calls that merge or resize."""
 
     nodes: dict[str, type]
     titles: dict[str, str]
     applied: list[Any]
+    merged: list[Any]
 
 
 @pytest.fixture
@@ -87,11 +101,12 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pack]:
     """The node classes over a fake host, gone again after the test."""
     before = set(sys.modules)
     applied: list[Any] = []
+    merged: list[Any] = []
     monkeypatch.setitem(sys.modules, "lora_loom", _package("lora_loom", ROOT))
-    for name, module in _fake_host(applied).items():
+    for name, module in _fake_host(applied, merged).items():
         monkeypatch.setitem(sys.modules, name, module)
     loaded = importlib.import_module("lora_loom.nodes")
-    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied)
+    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied, merged)
     for name in set(sys.modules) - before:
         if name.startswith("lora_loom"):
             del sys.modules[name]
