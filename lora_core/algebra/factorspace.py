@@ -7,7 +7,7 @@ small as the rank; the full delta is formed only where the rank nears the delta'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ _RANK_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class Factors:
-    """delta = up @ down, every scale folded in. up: (out, rank), down: (rank, in * kernel), float32."""
+    """delta = up @ down, every scale folded in. up: (out, rank), down: (rank, in * kernel), float32 unless widened."""
 
     up: torch.Tensor
     down: torch.Tensor
@@ -192,7 +192,13 @@ def product(a: Factors, b: Factors) -> float:
 
 def energy(factors: Factors) -> float:
     """The squared Frobenius norm of the delta."""
-    return max(0.0, product(factors, factors))
+    up, down = factors.up.double(), factors.down.double()
+    return max(0.0, float(((up.T @ up) * (down @ down.T)).sum()))
+
+
+def widened(factors: Factors) -> Factors:
+    """The same in float64, for several inner products in a row."""
+    return Factors(factors.up.double(), factors.down.double())
 
 
 def products(terms: Sequence[Factors]) -> torch.Tensor:
@@ -250,7 +256,3 @@ def rank_for_share(s: torch.Tensor, share: float) -> int:
 def tail_energy(s: torch.Tensor, rank: int) -> float:
     """What of sum(s^2) a truncation to this rank loses: exactly the squared error of the best approximation."""
     return float(s[rank:].double().square().sum())
-
-
-def total_rank(terms: Iterable[Factors]) -> int:
-    return sum(term.rank for term in terms)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..adapters import LowRank
-from ..algebra.factorspace import Factors, bounded, concat, decompose, energy, product
+from ..algebra.factorspace import Factors, bounded, concat, decompose, energy, product, widened
 from ..errors import MergeError
 from .certificate import LayerRecord
 from .families import inner_shape, row_factors, said_rank
@@ -39,7 +39,7 @@ def merge_layer(
     weight = weight_of(rows, group, plan.seed)
     if weight is None:
         return Layer(None, None, "every row that has it acts on this part with strength 0")
-    exact = bounded(concat(weight.terms, weight.strengths))
+    exact = widened(bounded(concat(weight.terms, weight.strengths)))
     size, bound = energy(exact), _bound(weight)
     ranks = tuple(_rank_in(group, row) for row in weight.rows)
     record = LayerRecord(group.name, weight.rows, ranks, 0, size, 1.0, 0.0)
@@ -47,12 +47,15 @@ def merge_layer(
         reason = "the rows cancel each other" if bound > 0 else "it is all zero"
         return Layer(replace(record, energy=0.0, error=0.0, kept=1.0), None, reason)
     fitted = _fitted(weight, plan, rank)
-    if energy(fitted.factors) <= (_NOTHING * bound) ** 2:
-        left = "the budget has no room for it" if rank == 0 else "the method leaves nothing of it"
+    left = "the budget has no room for it" if rank == 0 else "the method leaves nothing of it"
+    if fitted.factors.rank == 0:
         return Layer(record, None, left)
     adapter = low_rank(group.name, fitted.factors, _inner_shape(group), dtype)
-    written = row_factors(adapter)
-    missed = size - 2 * product(exact, written) + energy(written)
+    written = widened(row_factors(adapter))
+    written_size = energy(written)
+    if written_size <= (_NOTHING * bound) ** 2:
+        return Layer(record, None, left)
+    missed = size - 2 * product(exact, written) + written_size
     error = math.sqrt(max(0.0, missed) / size)
     return Layer(replace(record, rank_out=adapter.rank, error=error, kept=fitted.kept), adapter)
 
