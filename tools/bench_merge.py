@@ -1,7 +1,8 @@
 """bench merge: merging in factor space against a full SVD of the dense sum, as file tools do it, on CPU.
 
 Cases `<method> <n>xr<rank> <out>x<in>` for one layer, `<method> <n>xr<rank> sdxl` or `flux` for all linear layers of a
-model's shapes. LoRAs are synthetic, fp16, with falling singular values.
+model's shapes. LoRAs are synthetic, fp16, with falling singular values. Ours writes the certificate too; the rival of an
+element-wise method decomposes that method's own dense result.
   s       seconds. The rival of a whole model is measured once a shape and multiplied by how often the shape occurs;
           shapes larger than --largest numbers are scaled up from the largest that was measured, by out * in * min(out, in)
   error   error of the merged layer to the exact sum; both should be the optimum of the rank
@@ -18,11 +19,12 @@ import torch
 from lora_core.adapters import AdapterFile, LowRank
 from lora_core.algebra.factorspace import Factors, concat, distance, energy
 from lora_core.merge.families import row_factors
-from lora_core.merge.layer import merge_layer
+from lora_core.merge.layer import merge_layer, weight_of
 from lora_core.merge.merge import merge
-from lora_core.merge.pairing import pair
+from lora_core.merge.pairing import Group, pair
 from lora_core.merge.plan import Plan
 from lora_core.merge.ranks import RankRule
+from lora_core.merge.weight import RowBlocks
 from lora_core.stack.rows import StackRow
 from tools.benching import BenchRow, interleaved, median_row, peak, publish, reset_peak, seconds
 
@@ -49,7 +51,7 @@ FLUX: dict[Shape, int] = {
     (3072, 15360): 38,
 }
 MODELS: dict[str, Mapping[Shape, int]] = {"sdxl": SDXL, "flux": FLUX}
-SINGLE: tuple[Shape, ...] = ((640, 640), (1280, 1280), (1280, 5120), (3072, 3072))
+SINGLE = ("640x640", "1280x1280", "1280x5120", "3072x3072")
 STRENGTHS = (0.8, -0.6, 0.7, 0.5)
 
 
@@ -78,16 +80,32 @@ def rows_of(
     return rows
 
 
-def full_svd(rows: list[tuple[StackRow, AdapterFile]], name: str, rank: int) -> Factors:
-    """The dense sum and its economy SVD, cut to the rank: what merge scripts do."""
-    adapters = [file.modules[name] for _, file in rows]
-    terms = [row_factors(adapter) for adapter in adapters]
-    dense = torch.zeros(terms[0].shape)
-    for (row, _), term in zip(rows, terms, strict=True):
-        dense += row.model * term.delta
+def full_svd(dense: torch.Tensor, rank: int) -> Factors:
+    """The economy SVD of a dense matrix, cut to the rank: what merge scripts do."""
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
     root = s[:rank].sqrt()
     return Factors(u[:, :rank] * root, root[:, None] * vh[:rank])
+
+
+def dense_sum(rows: list[tuple[StackRow, AdapterFile]], name: str) -> torch.Tensor:
+    terms = [row_factors(file.modules[name]) for _, file in rows]
+    dense = torch.zeros(terms[0].shape)
+    for (row, _), term in zip(rows, terms, strict=True):
+        dense += row.model * term.delta
+    return dense
+
+
+def dense_method(
+    rows: list[tuple[StackRow, AdapterFile]], group: Group, plan: Plan
+) -> torch.Tensor:
+    """The matrix that the rival decomposes: of an element-wise method its own whole result, else the sum."""
+    if not plan.how.element_wise:
+        return dense_sum(rows, group.name)
+    weight = weight_of(rows, group, plan.seed)
+    assert weight is not None
+    result = plan.how.run(weight, plan.parameters)
+    assert isinstance(result, RowBlocks)
+    return torch.cat([block for _, block in result])
 
 
 def bench_layer(method: str, shape: Shape, count: int, rank: int, rounds: int) -> list[BenchRow]:
@@ -103,7 +121,7 @@ def bench_layer(method: str, shape: Shape, count: int, rank: int, rounds: int) -
         made["ours"] = row_factors(adapter)
 
     def rival() -> None:
-        made["rival"] = full_svd(rows, group.name, rank)
+        made["rival"] = full_svd(dense_method(rows, group, plan), rank)
 
     times = interleaved(lambda: seconds(ours), lambda: seconds(rival), rounds)
     found = [median_row(case, *times)]
@@ -147,7 +165,7 @@ def full_svd_seconds(
         if shape[0] * shape[1] <= largest:
             rows = rows_of({shape: 1}, count, rank)
             (name,) = rows[0][1].modules
-            once = seconds(lambda r=rows, n=name: full_svd(r, n, rank))
+            once = seconds(lambda r=rows, n=name: full_svd(dense_sum(r, n), rank))
             per_step = once / steps
             print(f"  full SVD {shape[0]}x{shape[1]}: {once:.2f} s", flush=True)
         else:
@@ -164,6 +182,7 @@ def main() -> int:
     parser.add_argument("--json", help="write the table to this file")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side per layer")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--shapes", nargs="*", default=SINGLE, help="single layers, out x in")
     parser.add_argument("--stacks", nargs="*", default=["2xr64", "4xr32"], help="for example 2xr64")
     parser.add_argument("--methods", nargs="*", default=["svd", "knots_ties", "ties"])
     parser.add_argument("--largest", type=int, default=3072 * 3072, help="numbers of a full SVD")
@@ -173,9 +192,10 @@ def main() -> int:
         for stack in options.stacks:
             count, rank = map(int, stack.split("xr"))
             for method in options.methods:
-                for shape in SINGLE:
-                    print(f"{method} {stack} {shape[0]}x{shape[1]} ...", flush=True)
-                    rows += bench_layer(method, shape, count, rank, options.rounds)
+                for shape in options.shapes:
+                    print(f"{method} {stack} {shape} ...", flush=True)
+                    out, inner = map(int, shape.split("x"))
+                    rows += bench_layer(method, (out, inner), count, rank, options.rounds)
             for model in options.models:
                 print(f"svd {stack} {model} ...", flush=True)
                 rows += bench_model("svd", model, count, rank, options.largest)

@@ -14,7 +14,7 @@ from .weight import RowBlocks
 ChooseRank = Callable[[torch.Tensor, float], int]
 
 # Up to this shorter side the eigenvectors of the delta's Gram matrix are cheaper than passes over random sketches.
-_GRAM_SIDE = 1280
+_GRAM_SIDE = 768
 # A delta of at most so many numbers (128 MiB) is kept between passes; a larger one is formed again each time.
 _KEPT_ELEMENTS = 1 << 25
 _OVERSAMPLE, _POWER = 16, 2
@@ -50,7 +50,7 @@ def fit_blocks(
 ) -> Fitted:
     """A low-rank approximation of a delta that is no longer low-rank, of a rank of at most `cap`.
 
-    Up to 1280 on the shorter side it is the optimum; beyond, a randomized SVD within about 0.03 % of it.
+    Up to 768 on the shorter side it is the optimum; beyond, a randomized SVD within about 0.03 % of it.
     """
     cap = min(cap, *merged.shape)
     if merged.shape[0] * merged.shape[1] <= _KEPT_ELEMENTS:
