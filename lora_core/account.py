@@ -25,6 +25,8 @@ class RowAccount:
     model, clip: how many low-rank modules found their weight, of all that the file has for that part.
     unmatched: modules or keys that found no weight, with the reason. clashes: the weight is there, its shape differs.
     not_connected: parts of the file with nothing to go on, because MODEL or CLIP is not connected.
+    notes: what else a person should know, for example that the file was found by its hash under another name.
+    blocks: where the row has block strengths, which blocks the LoRA has, what was changed, and how the text was read.
     """
 
     row: StackRow
@@ -35,6 +37,8 @@ class RowAccount:
     clashes: tuple[Leftover, ...]
     not_connected: tuple[str, ...]
     model_base: str | None
+    notes: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -101,15 +105,17 @@ def _span(values: list[float] | list[int]) -> str:
 def _row_lines(account: RowAccount) -> list[str]:
     row = account.row
     head = f"{row.name} (model {row.model:g}, clip {row.clip:g}): {account.line()}"
-    return [head, *(f"  {text}" for text in _row_details(account))]
+    return [head, *(f"  {text}" for text in (*account.blocks, *_row_details(account)))]
 
 
 def _row_details(account: RowAccount) -> list[str]:
     totals = {"MODEL": account.model.total, "CLIP": account.clip.total}
-    lines = [
+    lines = list(account.notes)
+    lines += [
         f"no {part} connected: its {totals[part]} keys were left aside"
         for part in account.not_connected
     ]
+    lines += account.row.unapplied
     lines += [f"shape differs: {item.key}: {item.reason}" for item in account.clashes]
     lines += [f"not applied: {item.key}: {item.reason}" for item in account.unmatched]
     return lines

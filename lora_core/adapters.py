@@ -101,6 +101,10 @@ class Difference:
     replaces: bool = False
 
     @property
+    def family(self) -> str:
+        return "replaced weight" if self.replaces else "whole difference"
+
+    @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         return (self.tensor,)
 

@@ -27,5 +27,9 @@ class PatchError(LoraError):
     """The host did not take, or could not compute, a patch that was handed to it."""
 
 
+class SaveError(LoraError):
+    """A LoRA that cannot be written: no place, a name that is taken or no name, metadata that is no text."""
+
+
 class MergeError(LoraError):
     """Rows that cannot be merged, or a merge that was asked for in a way that makes no sense."""

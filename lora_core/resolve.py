@@ -5,13 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from .account import Account, PartCount, RowAccount
 from .adapters import Adapter, AdapterFile, Difference, Leftover
 from .algebra.steps import Step, steps_of
+from .blockwise import by_share
 from .files.naming import candidate_names, is_text_encoder
 from .fitting import clash
 from .matching import check
+from .rowblocks import row_blocks, said_of_blocks
+from .stack.blockpresets import BUILT_IN, Preset
+from .stack.blocktable import block_table
 from .stack.rows import StackRow
 from .targets import Target, TargetMap
 
@@ -48,25 +53,40 @@ def resolve(
     model: TargetMap | None,
     clip: TargetMap | None,
     matching: str = "auto",
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> tuple[ResolvedPatches, Account]:
     """Find the weight of every adapter of every row.
 
     model, clip: None where nothing is connected; the keys of that part are then reported, never an error.
-    matching: see matching.check. Raises MatchError.
+    matching: see matching.check. presets: what the names in a row's block strengths mean.
+    Raises MatchError, and StackError where a row's block strengths do not fit the model.
     """
     accounts, weighted = [], []
+    table = cache(lambda: block_table(model, clip))
     for row, adapter in rows:
         account, matches = _match_row(row, adapter, {"model": model, "clip": clip})
         check(account, matching)
-        accounts.append(account)
+        blocks = row_blocks(row, table(), presets) if row.blocks.strip() else None
+        said = said_of_blocks(((match.target, match.adapter) for match in matches), blocks)
+        accounts.append(replace(account, blocks=said))
         strengths = {"model": row.model, "clip": row.clip}
         weighted += [
-            (match, strengths[match.part]) for match in matches if strengths[match.part] != 0
+            (replace(match, target=target, adapter=item), strengths[match.part] * factor)
+            for match in matches
+            for target, item, factor in by_share(match.target, match.adapter, blocks)
+            if strengths[match.part] * factor != 0
         ]
     parts = {
         part: _gather([(m, s) for m, s in weighted if m.part == part]) for part in ("model", "clip")
     }
     return ResolvedPatches(parts["model"], parts["clip"]), Account(tuple(accounts))
+
+
+def matches_of(
+    adapter: AdapterFile, model: TargetMap | None, clip: TargetMap | None
+) -> list[Match]:
+    """What of a LoRA finds its weight, refusing nothing."""
+    return _match_row(StackRow(adapter.label), adapter, {"model": model, "clip": clip})[1]
 
 
 def _gather(weighted: list[tuple[Match, float]]) -> PartPatches:
@@ -157,7 +177,7 @@ def _counts(item: Adapter | Difference, file: AdapterFile) -> bool:
 def find_target(name: str, kind: str, targets: TargetMap) -> Target | None:
     """The first name's target that the model really has; for a bias, the one beside the named weight."""
     for candidate in candidate_names(name):
-        target = targets.names.get(candidate)
+        target = targets.find(candidate)
         if target is not None and kind == "bias":
             target = _bias_of(target)
         if target is not None and targets.shape_of(target) is not None:

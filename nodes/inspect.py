@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.files.metadata import joined_words
-from ..lora_core.host.paths import find_lora, lora_names
-from ..lora_core.host.stacking import account_for, load_named, stack_stamp
+from ..lora_core.host.paths import lora_names
+from ..lora_core.host.stacking import account_for, facts_of, identify, open_row
 from ..lora_core.report import inspect_report
-from ..lora_core.stack.rows import LoraStack, StackRow
+from ..lora_core.stack.rows import StackRow
+from ..lora_core.stack.words import joined_words
 from . import _spec
 
 
@@ -36,17 +36,21 @@ class LoomInspect:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora_name: str | None) -> Any:
-        return lora_name is None or _spec.verdict(lambda: find_lora(lora_name))
+    def VALIDATE_INPUTS(cls, lora_name: str | None = None) -> Any:
+        return _spec.one_lora_verdict(lora_name)
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str | None = None, **_: Any) -> str:
-        return "" if lora_name is None else stack_stamp(LoraStack((StackRow(lora_name),)))
+        return _spec.one_lora_stamp(lora_name)
 
     def inspect(self, lora_name: str, model: Any = None, clip: Any = None) -> dict[str, Any]:
-        adapter = load_named(lora_name)
-        report = inspect_report(adapter, account_for(adapter, model, clip))
-        return _spec.shown(report, report, joined_words((adapter,)))
+        opened = open_row(StackRow(lora_name))
+        (identity,) = identify([opened])
+        facts = facts_of(opened)
+        account = account_for(opened.adapter, model, clip)
+        text = inspect_report(opened.adapter, account, identity.hashes, facts)
+        report = "\n".join((*opened.notes, text))
+        return _spec.shown(report, report, joined_words([(opened.row, facts)]))
 
 
 NODE_CLASS_MAPPINGS = {"LoomInspect": LoomInspect}

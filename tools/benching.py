@@ -56,10 +56,20 @@ def _synchronize() -> None:
 
 
 def reset_peak() -> int:
-    """Bytes in use now; the peak counts from here."""
+    """Bytes in use now, on the accelerator where there is one; `peak` counts from here. Linux only."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
+    return reset_resident_peak()
+
+
+def peak() -> int:
+    """The most bytes in use since `reset_peak`."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_peak()
+
+
+def reset_resident_peak() -> int:
+    """Bytes of memory that the process has now; `resident_peak` counts from here."""
     # Freed memory that the allocator keeps would hide a later peak.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -67,9 +77,8 @@ def reset_peak() -> int:
     return _status("VmRSS")
 
 
-def peak() -> int:
-    """The most bytes in use since `reset_peak`."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
+def resident_peak() -> int:
+    return _status("VmHWM")
 
 
 def _status(field: str) -> int:

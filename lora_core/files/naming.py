@@ -55,6 +55,21 @@ _WITH_ADAPTER_NAME = re.compile(
 # The oldest diffusers spelling has no dot: to_q_lora.up.weight.
 _OLD_DIFFUSERS = re.compile(r"_lora\.(?P<part>up|down)\.weight$")
 
+# XLabs and USO train beside Flux's attention processors: 1 is the picture's stream, 2 the text's.
+_PROCESSOR = re.compile(
+    r"\.processor\.(?P<layer>(?:qkv|proj)_lora[12]?)\.(?P<part>up|down)\.weight$"
+)
+_PROCESSOR_LAYERS = {
+    "qkv_lora1": "img_attn.qkv",
+    "proj_lora1": "img_attn.proj",
+    "qkv_lora2": "txt_attn.qkv",
+    "proj_lora2": "txt_attn.proj",
+    "qkv_lora": "linear1_qkv",
+    "proj_lora": "linear2",
+}
+# Black Forest Labs' control LoRAs carry whole norms beside their matrices.
+_REPLACED_NORM = ("_norm.scale",)
+
 # Endings of families that are recognised but not applied. Each changes the formula of its whole
 # module, so none of the module's parts may be applied without it.
 _OTHER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
@@ -97,8 +112,13 @@ def split_key(key: str) -> KeyParts | None:
     if match := _WITH_ADAPTER_NAME.search(key):
         part = _ENDINGS.get(match["part"] + match["last"])
         return None if part is None else KeyParts(key[: match.start()], part)
+    if match := _PROCESSOR.search(key):
+        module = f"{key[: match.start()]}.{_PROCESSOR_LAYERS[match['layer']]}"
+        return KeyParts(module, match["part"])
     if match := _OLD_DIFFUSERS.search(key):
         return KeyParts(key[: match.start()], match["part"])
+    if key.endswith(_REPLACED_NORM):
+        return KeyParts(key, "weight replacement")
     for family, pattern in _OTHER_FAMILIES:
         if match := pattern.search(key):
             return KeyParts(key[: match.start()], match.group(0), family)
@@ -111,14 +131,31 @@ def is_text_encoder(module: str) -> bool:
 
 
 def candidate_names(module: str) -> tuple[str, ...]:
-    """The names to look for in the host's key map, best first: the module's own, then how other schemes say it.
-
-    PEFT's `unet.down_blocks.0.attentions.0.proj_in` is kohya's `lora_unet_down_blocks_0_attentions_0_proj_in`,
-    which the host knows; `base_model.model.` in front is PEFT's wrapper and means nothing.
-    """
+    """The names to look for in the host's key map, best first: the module's own, then how other schemes say it."""
     bare = module.removeprefix("base_model.model.")
     others = _text_encoder_names(bare) if is_text_encoder(bare) else _model_names(bare)
     return tuple(dict.fromkeys((module, bare, *others)))
+
+
+# What trainers put in front of a model's own layer name. They mean nothing more, and some stand two in a row.
+_PREFIXES = (
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "unet.", "model.", "net.",
+    "lora_unet_", "lora_transformer_", "lora_prior_unet_", "lycoris_", "oft_unet_",
+)  # fmt: skip
+
+
+def bare_name(name: str) -> str:
+    """A model layer's name without any trainer's prefix, dots as underscores: how all schemes say the same layer.
+
+    `transformer.blocks.0.attn1.to_q`, `lora_unet_blocks_0_attn1_to_q` and `lycoris_blocks_0_attn1_to_q` become one.
+    """
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if name.startswith(prefix):
+                name, stripped = name[len(prefix) :], True
+    return name.replace(".", "_").lstrip("_")
 
 
 # Old diffusers wraps the projections of a text encoder in `to_q_lora`; the layers themselves are `q_proj`.
@@ -142,18 +179,32 @@ def _text_encoder_names(name: str) -> list[str]:
     ]
 
 
-def _model_names(name: str) -> list[str]:
-    if name.startswith("lora_unet__"):  # Wan-Fun's trainer
-        return [name.replace("lora_unet__", "lora_unet_", 1)]
-    if "." not in name or name.startswith("diffusion_model."):
-        return []
-    dotted = (
-        name.removeprefix("unet.").removeprefix("transformer.").replace(".processor.to_", ".to_")
+# Diffusers' names of layers that a host's own model calls otherwise, where the host's key map lacks them (Wan).
+_DIFFUSERS_LAYERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), own)
+    for pattern, own in (
+        (r"^(blocks_\d+)_attn1_to_([qkv])$", r"\1_self_attn_\2"),
+        (r"^(blocks_\d+)_attn1_to_out_0$", r"\1_self_attn_o"),
+        (r"^(blocks_\d+)_attn2_to_([qkv])$", r"\1_cross_attn_\2"),
+        (r"^(blocks_\d+)_attn2_to_out_0$", r"\1_cross_attn_o"),
+        (r"^(blocks_\d+)_attn2_add_([kv])_proj$", r"\1_cross_attn_\2_img"),
+        (r"^(blocks_\d+)_ffn_net_0_proj$", r"\1_ffn_0"),
+        (r"^(blocks_\d+)_ffn_net_2$", r"\1_ffn_2"),
+        (r"^condition_embedder_time_embedder_linear_1$", "time_embedding_0"),
+        (r"^condition_embedder_time_embedder_linear_2$", "time_embedding_2"),
+        (r"^condition_embedder_time_proj$", "time_projection_1"),
+        (r"^condition_embedder_text_embedder_linear_1$", "text_embedding_0"),
+        (r"^condition_embedder_text_embedder_linear_2$", "text_embedding_2"),
     )
-    if dotted.endswith(".to_out"):
-        dotted += ".0"
-    return [
-        f"transformer.{dotted}",
-        f"diffusion_model.{dotted}",
-        "lora_unet_" + dotted.replace(".", "_"),
-    ]
+)
+
+
+def _model_names(name: str) -> list[str]:
+    """Bare names: they are found in the map's bare names, whatever prefix the host or the file has."""
+    dotted = name.replace(".processor.to_", ".to_")
+    bare = bare_name(dotted)
+    names = [bare]
+    if bare.endswith("_to_out"):
+        names.append(bare + "_0")
+    names += [pattern.sub(own, bare) for pattern, own in _DIFFUSERS_LAYERS if pattern.match(bare)]
+    return names

@@ -9,8 +9,8 @@ import torch
 from ..adapters import Adapter, AdapterFile, Difference, Leftover, LowRank
 from ..errors import LoraFileError, LoraKeyError
 from .families import ModuleParts, adapter_of
-from .metadata import Alpha, peft_alphas
 from .naming import KeyParts, split_key
+from .peft import Alpha, peft_alphas
 
 _FACTOR_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _FACTOR_DTYPES |= {
@@ -22,15 +22,22 @@ _WHOLE = {"weight difference", "bias difference", "weight replacement"}
 # Parts that may be of any dtype, because they are counts and switches.
 _NUMBERS = {"alpha", "reshape", "on_input"}
 
+# Black Forest Labs' control LoRAs for Flux say nowhere that they add inputs; whole norms in the file tell them.
+_CONTROL_MARK = "single_blocks.0.norm.key_norm.scale"
+
 # Key of each part of one module.
 _Parts = dict[str, str]
 
 
 def parse_state_dict(
-    tensors: Mapping[str, torch.Tensor], label: str, metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, torch.Tensor],
+    label: str,
+    metadata: Mapping[str, str] | None = None,
+    checked: bool = False,
 ) -> AdapterFile:
     """Group the tensors of a LoRA into adapters.
 
+    checked: the values are known to be finite and are not searched for NaN again.
     Raises LoraKeyError where two keys name the same part of one module, a half is missing, or ranks differ;
     LoraFileError where a tensor holds NaN or infinity or is no floating-point tensor, or there is none at all.
     """
@@ -44,7 +51,7 @@ def parse_state_dict(
     differences: dict[tuple[str, str], Difference] = {}
     for name, parts in grouped.items():
         for part, key in parts.items():
-            _check_values(key, tensors[key], label, any_dtype=part in _NUMBERS)
+            _check_values(key, tensors[key], label, any_dtype=part in _NUMBERS, checked=checked)
         whole = {part: parts.pop(part) for part in list(parts) if part in _WHOLE}
         bias = parts.pop("low-rank bias", None)
         if set(parts) == {"alpha"}:
@@ -128,6 +135,8 @@ def _module(
     else:
         known = None
     parts = {part: tensors[key] for part, key in keys.items() if part != "alpha"}
+    if name == "img_in" and _CONTROL_MARK in tensors:
+        parts["reshape"] = torch.tensor([*parts["up"].shape[:1], *parts["down"].shape[1:]])
     return adapter_of(ModuleParts(label, name, keys, parts, known))
 
 
@@ -140,7 +149,9 @@ def _number(key: str, tensors: Mapping[str, torch.Tensor], label: str) -> float:
     return float(tensor.reshape(()))
 
 
-def _check_values(key: str, tensor: torch.Tensor, label: str, any_dtype: bool = False) -> None:
+def _check_values(
+    key: str, tensor: torch.Tensor, label: str, any_dtype: bool = False, checked: bool = False
+) -> None:
     """A sum carries any NaN or infinity through and costs one pass; only a suspicious one is looked at closely."""
     if tensor.dtype not in _FACTOR_DTYPES:
         if any_dtype:
@@ -149,6 +160,8 @@ def _check_values(key: str, tensor: torch.Tensor, label: str, any_dtype: bool = 
             f"{label}: '{key}' holds {str(tensor.dtype).removeprefix('torch.')} numbers; a LoRA holds floating-point "
             "ones. It is quantised or no LoRA: get it in fp32, fp16, bf16 or fp8."
         )
+    if checked:
+        return
     values = tensor if tensor.element_size() > 1 else tensor.float()
     if torch.isfinite(values.sum(dtype=torch.float32)):
         return

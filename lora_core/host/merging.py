@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ..adapters import AdapterFile
+from ..analysis.draw import as_images
 from ..errors import MergeError
 from ..files.parse import parse_state_dict
 from ..merge.draw import draw_certificate
 from ..merge.merge import Merge, merge, resize, with_choices
-from ..merge.plan import Plan
+from ..merge.plan import Plan, Progress
 from ..merge.ranks import RankRule
 from ..merge.tensors import DTYPES, state_dict
 from ..stack.rows import LoraStack, StackRow
-from .progress import node_progress
+from .progress import progress_of
 from .stacking import load_named, load_row
 from .targets import clip_targets, model_targets
 
@@ -60,7 +60,7 @@ def merge_stack(
     on_model = None if model is None else model_targets(model)
     on_clip = None if clip is None else clip_targets(clip)
     plan = with_choices(replace(plan, dtype=DTYPES[dtype]), blocks, rows)
-    return _answer(merge(rows, plan, on_model, on_clip, node_progress()))
+    return _answer(merge(rows, plan, on_model, on_clip, _progress()))
 
 
 def resize_one(
@@ -73,7 +73,13 @@ def resize_one(
         adapter = load_named(name)
     else:
         raise MergeError("Nothing to resize: choose a LoRA file, or connect a LORA_MODEL.")
-    return _answer(resize(adapter, rule, DTYPES[dtype], node_progress()))
+    return _answer(resize(adapter, rule, DTYPES[dtype], _progress()))
+
+
+def _progress() -> Progress:
+    """The running node's bar, made when the number of weights is known; raises where the user pressed stop."""
+    bar_of = cache(progress_of)
+    return lambda done, of: bar_of(of)(done)
 
 
 def _parsed(tensors: Mapping[str, torch.Tensor], label: str) -> AdapterFile:
@@ -82,10 +88,5 @@ def _parsed(tensors: Mapping[str, torch.Tensor], label: str) -> AdapterFile:
 
 def _answer(merged: Merge) -> Answer:
     certificate = merged.certificate
-    chart = _as_image(draw_certificate(certificate))
+    chart = as_images([draw_certificate(certificate)])
     return Answer(state_dict(merged.file), certificate.text(), chart, certificate.as_json())
-
-
-def _as_image(picture: Image.Image) -> torch.Tensor:
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(pixels)[None]

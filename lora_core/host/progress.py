@@ -1,4 +1,4 @@
-"""The host's progress bar and stop button, for work of ours that takes long."""
+"""The bar of the running node, and the person's wish to stop."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import comfy.model_management
 import comfy.utils
 
 
-def node_progress() -> Callable[[int, int], None]:
-    """(done, of how many) -> the bar on the running node. Raises the host's own exception where the user pressed stop."""
-    bar = comfy.utils.ProgressBar(1)
+def progress_of(total: int) -> Callable[[int], None]:
+    """A function that moves the running node's bar to so many of `total`.
 
-    def report(done: int, of: int) -> None:
+    It raises what the host raises in a node that was interrupted.
+    """
+    bar = comfy.utils.ProgressBar(total)
+
+    def advance(done: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, of)
+        bar.update_absolute(done)
 
-    return report
+    return advance

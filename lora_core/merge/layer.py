@@ -12,7 +12,7 @@ from ..algebra.factorspace import Factors, bounded, concat, decompose, energy, p
 from ..errors import MergeError
 from .certificate import LayerRecord
 from .families import inner_shape, row_factors, said_rank
-from .pairing import Group, Member
+from .pairing import Group, Member, scaled_rows
 from .plan import Plan, Rows, strength_of
 from .ranks import RankRule
 from .recompress import Fitted, fit_blocks, fit_factors
@@ -96,7 +96,8 @@ def weight_of(rows: Rows, group: Group, seed: int) -> Weight | None:
 
 def _factors(member: Member, whole: tuple[int, ...] | None) -> Factors:
     """The member's delta, put into its place where it feeds a slice of a fused weight: zeros elsewhere."""
-    factors = row_factors(member.adapter)
+    own = row_factors(member.adapter)
+    factors = Factors(scaled_rows(own.up, member.shares), own.down)
     if member.slice is None or whole is None:
         return factors
     dim, start, length = member.slice

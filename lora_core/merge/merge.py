@@ -10,14 +10,17 @@ import torch
 from ..adapters import AdapterFile, Difference, Leftover
 from ..errors import MergeError
 from ..files.bases import base_of
-from ..files.metadata import joined_words
+from ..files.metadata import trigger_words
+from ..rowblocks import row_blocks
+from ..stack.blockstrengths import BlockStrengths
+from ..stack.blocktable import block_table
 from ..stack.rows import StackRow
 from ..targets import TargetMap
 from .certificate import CERTIFICATE_FIELD, Certificate
 from .choice import parse_choices
 from .families import unmergeable
 from .layer import Layer, merge_layer, spectrum
-from .pairing import Group, Pairing, pair
+from .pairing import Group, Pairing, pair, scaled_rows
 from .plan import Plan, Progress, Rows, strength_of
 from .ranks import SIZE, Cost, RankRule, shared_ranks
 from .tensors import check_range, common_dtype, file_bytes, header_bytes
@@ -49,7 +52,7 @@ def merge(
     active = [(row, file) for row, file in rows if row.active]
     files = [file for _, file in active]
     _check_rows(active)
-    pairing = pair(files, model, clip)
+    pairing = pair(files, model, clip, _block_strengths(active, model, clip))
     dtype = plan.dtype or common_dtype(files)
     weights = [group for group in pairing.groups if not group.is_plain]
     budgeted = plan.rule.kind == SIZE and not plan.how.keeps_all
@@ -121,6 +124,20 @@ def _check_rows(rows: Rows) -> None:
                 )
 
 
+def _block_strengths(
+    rows: Rows, model: TargetMap | None, clip: TargetMap | None
+) -> list[BlockStrengths | None]:
+    """Each row's block strengths as the connected model's blocks read them. Raises StackError and MergeError."""
+    named = [row.name for row, _ in rows if row.blocks.strip()]
+    if named and model is None:
+        raise MergeError(
+            f"'{named[0]}' has block strengths, and only a model tells which weights a block has. "
+            "Connect MODEL (and CLIP) to the merge, or take the block strengths off the row."
+        )
+    table = block_table(model, clip) if named else None
+    return [None if table is None else row_blocks(row, table) for row, _ in rows]
+
+
 def _plain_sums(
     rows: Rows, pairing: Pairing, dtype: torch.dtype
 ) -> tuple[dict[tuple[str, str], Difference], list[Leftover]]:
@@ -151,7 +168,7 @@ def _plain_sum(rows: Rows, group: Group) -> torch.Tensor | None:
             continue
         adapter = member.adapter
         assert isinstance(adapter, Difference)  # what is_plain says
-        term = strength * adapter.scale * adapter.tensor.float()
+        term = strength * adapter.scale * scaled_rows(adapter.tensor.float(), member.shares)
         if total is not None and term.shape != total.shape:
             raise MergeError(
                 f"'{group.name}': '{rows[member.row][0].name}' has a difference of shape {tuple(term.shape)}, another "
@@ -248,8 +265,9 @@ def _is_flat(file: AdapterFile) -> bool:
 def _metadata(files: Sequence[AdapterFile], certificate: Certificate) -> dict[str, str]:
     """What all rows say alike, their trigger words together, and the certificate."""
     metadata = {CERTIFICATE_FIELD: certificate.as_json()}
-    if words := joined_words(tuple(files)):
-        metadata["modelspec.trigger_phrase"] = words
+    words = dict.fromkeys(word for file in files for word in trigger_words(file.metadata))
+    if words:
+        metadata["modelspec.trigger_phrase"] = ", ".join(words)
     for field in _SHARED_FIELDS:
         said = {file.metadata.get(field) for file in files}
         if len(said) == 1 and (value := said.pop()) is not None:

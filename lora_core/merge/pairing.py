@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from ..adapters import AdapterFile, Difference, Leftover
 from ..files.naming import candidate_names, is_text_encoder
 from ..resolve import find_target
+from ..stack.blockstrengths import BlockStrengths, Share
 from ..targets import Slice, TargetMap
 from .families import Mergeable
 
@@ -18,13 +21,16 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Member:
-    """One row's adapter for a weight. kind: "weight" or "bias". slice: the part of the weight that it feeds, None for the whole."""
+    """One row's adapter for a weight. kind: "weight" or "bias". slice: the part of the weight that it feeds, None for the whole.
+    shares: the row's block strengths here, by rows of the delta; none leaves them at 1.
+    """
 
     row: int
     name: str
     kind: str
     adapter: Mergeable
     slice: Slice | None = None
+    shares: tuple[Share, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,16 @@ class Pairing:
 
 
 def pair(
-    files: Sequence[AdapterFile], model: TargetMap | None = None, clip: TargetMap | None = None
+    files: Sequence[AdapterFile],
+    model: TargetMap | None = None,
+    clip: TargetMap | None = None,
+    blocks: Sequence[BlockStrengths | None] = (),
 ) -> Pairing:
     """Group the adapters of all rows by the weight they feed.
 
     model, clip: with them the host's key map decides, so that fused and split spellings of one weight meet. Without,
     and for names that it lacks, two modules meet where one is among the other's `spellings`.
+    blocks: each file's block strengths, read for this model.
     """
     groups: dict[_Key, list[Member]] = {}
     functions: dict[_Key, Any] = {}
@@ -80,7 +90,11 @@ def pair(
                 key = _textual(name, kind, textual)
             else:
                 key = ("of the model", target.key)
-            member = Member(row, name, kind, adapter, target.offset if target else None)
+            strengths = blocks[row] if blocks else None
+            shares = strengths.shares(target) if strengths and target else ()
+            member = Member(
+                row, name, kind, adapter, target.offset if target else None, tuple(shares)
+            )
             function = target.function if target else None
             reason = _refused(member, groups.get(key, []))
             if functions.setdefault(key, function) is not function:
@@ -165,3 +179,14 @@ def _name(members: Sequence[Member]) -> str:
     """kohya's spelling where a row has it, because every loader reads that one."""
     flat = [member.name for member in members if member.name.startswith("lora_")]
     return (flat or [member.name for member in members])[0]
+
+
+def scaled_rows(rows: torch.Tensor, shares: Sequence[Share]) -> torch.Tensor:
+    """Rows of a delta (its first axis), or of its factor up, times their block strengths."""
+    if not shares:
+        return rows
+    scaled = rows.clone()
+    for share in shares:
+        stop = None if share.length is None else share.start + share.length
+        scaled[share.start : stop] *= share.factor
+    return scaled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from lora_core.merge.weight import Parameters
 from lora_core.targets import Target, TargetMap
 from tests.core.lora_tensors import pair
 from tests.core.merge_rows import delta, low_rank, row, total
+from tests.core.model_names import CONTEXT, SD15, WIDTH
 from tools.family_formulas import expected as by_formula
 from tools.family_tensors import CASES, MAKERS, SHAPES, Draw, named
 
@@ -291,3 +294,18 @@ def test_every_family_that_adds_a_delta_is_merged_and_the_others_are_refused(kin
     expected = 0.7 * by_formula(kind, none, tensors) - 0.4 * by_formula("lora", none, other)
     written = delta(reread(merged).modules["lora_unet_w"])
     assert float((written - expected.reshape(written.shape)).norm() / expected.norm()) <= 2e-6
+
+
+def test_block_strengths_act_in_the_merge_and_need_the_model(generator):
+    name = "lora_unet_{}_1_transformer_blocks_0_attn2_to_k"
+    tensors = pair(name.format("input_blocks_4"), generator, out=WIDTH, inner=CONTEXT)
+    tensors |= pair(name.format("output_blocks_5"), generator, out=WIDTH, inner=CONTEXT)
+    plain = row("lora", tensors)
+    rows = [(replace(plain[0], blocks="IN04=0.5"), plain[1])]
+    merged = merge(rows, Plan("concat"), model=SD15)
+    for block, factor in (("input_blocks_4", 0.5), ("output_blocks_5", 1.0)):
+        written = delta(reread(merged).modules[name.format(block)])
+        expected = factor * delta(plain[1].modules[name.format(block)])
+        torch.testing.assert_close(written, expected, rtol=0, atol=1e-5)
+    with pytest.raises(MergeError, match="'lora' has block strengths.* Connect MODEL"):
+        merge(rows, Plan("concat"))

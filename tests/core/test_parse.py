@@ -145,16 +145,19 @@ def test_nothing_at_all_is_refused():
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        ("unet.down_blocks.0.attentions.0.proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in"),
-        ("unet.up_blocks.1.attn1.processor.to_out", "lora_unet_up_blocks_1_attn1_to_out_0"),
-        ("base_model.model.mid_block.attn1.to_q", "lora_unet_mid_block_attn1_to_q"),
+        ("unet.down_blocks.0.attentions.0.proj_in", "down_blocks_0_attentions_0_proj_in"),
+        ("unet.up_blocks.1.attn1.processor.to_out", "up_blocks_1_attn1_to_out_0"),
+        ("base_model.model.mid_block.attn1.to_q", "mid_block_attn1_to_q"),
         (
             "base_model.model.text_model.encoder.layers.0.mlp.fc1",
             "text_encoder.text_model.encoder.layers.0.mlp.fc1",
         ),
         ("lora_unet_mid_block_attn1_to_q", "lora_unet_mid_block_attn1_to_q"),
-        ("lora_unet__blocks_0_self_attn_q", "lora_unet_blocks_0_self_attn_q"),
-        ("transformer.layers.0.attention.to_q", "diffusion_model.layers.0.attention.to_q"),
+        ("lora_unet__blocks_0_self_attn_q", "blocks_0_self_attn_q"),
+        ("transformer.layers.0.attention.to_q", "layers_0_attention_to_q"),
+        ("unet.base_model.model.blocks.0.proj", "blocks_0_proj"),
+        ("transformer.blocks.3.attn2.to_out.0", "blocks_3_cross_attn_o"),
+        ("oft_unet_mid_block_attn1_to_q", "mid_block_attn1_to_q"),
         (
             "text_encoder.text_model.encoder.layers.0.self_attn.to_q",
             "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",

@@ -16,6 +16,7 @@ MAY_DIFFER = {
     ("CheckpointLoaderSimple", 0),
     ("LoomLoader", 0),
     ("LoomInspect", 0),
+    ("LoomTags", 0),
     ("CLIPTextEncode", 0),
     ("EmptyLatentImage", 0),
     ("EmptyLatentImage", 1),

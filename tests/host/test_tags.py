@@ -1,0 +1,66 @@
+"""Loom Tags on a running host: the LoRAs that a prompt names give the picture of the stack that names them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
+
+from tools.devkit.host_client import PromptFailed
+
+ROWS = [{"lora": STYLE, "model": 0.8, "clip": 0.5}, {"lora": CHARACTER, "model": 0.9, "clip": 0.9}]
+WORDS = "ohwx zwx on a dark ground"
+
+
+def with_text(prompt, text, **inputs):
+    """Set the text of the prompt's LoomTags; returns the prompt."""
+    only(prompt, "LoomTags")["inputs"] |= {"text": text, **inputs}
+    return prompt
+
+
+def stem(name):
+    return name.removesuffix(".safetensors")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "tag"),
+    [("comfyui", f"<lora:{stem(STYLE)}:0.8:0.5>"), ("a1111", f"<lora:{stem(STYLE)}:0.5:0.8>")],
+)
+def test_tags_give_the_picture_of_the_same_rows(client, dialect, tag):
+    rows = pixels(client, with_rows(twin(client, "lora_stack"), ROWS))
+    text = f"{tag}, ohwx zwx <lora:{stem(CHARACTER)}:0.9> on a dark ground"
+    tags = with_text(twin(client, "prompt_tags"), text, dialect=dialect)
+    assert np.array_equal(pixels(client, tags), rows)
+    assert not np.array_equal(pixels(client, with_text(tags, WORDS)), rows)
+
+
+def test_the_order_of_two_numbers_follows_the_dialect(client):
+    text = f"{WORDS} <lora:{stem(STYLE)}:0.2:0.9>"
+    comfyui, swapped = (
+        pixels(client, with_text(twin(client, "prompt_tags"), text, dialect=dialect))
+        for dialect in ("comfyui", "a1111")
+    )
+    assert not np.array_equal(comfyui, swapped)
+
+
+def test_a_name_that_no_file_has_stops_the_graph_before_it_runs(client):
+    prompt = with_text(twin(client, "prompt_tags"), f"{WORDS} <lora:loom_toy_stile:0.8>")
+    with pytest.raises(PromptFailed, match="The nearest names: loom_toy_style.safetensors"):
+        client.run(prompt)
+
+
+def test_a_name_that_no_file_has_is_left_out_where_that_is_chosen(client):
+    text = f"{WORDS} <lora:loom_toy_stile:0.8>"
+    without = pixels(client, with_text(twin(client, "prompt_tags"), WORDS))
+    skipped = with_text(twin(client, "prompt_tags"), text, unknown="skip")
+    assert np.array_equal(pixels(client, skipped), without)
+
+
+def test_rows_of_another_pack_pasted_into_the_stack_are_applied(client):
+    rgthree = (
+        '[{}, {"type": "PowerLoraLoaderHeaderWidget"}, '
+        f'{{"on": true, "lora": "{STYLE}", "strength": 0.8, "strengthTwo": 0.5}}, '
+        f'{{"on": true, "lora": "{CHARACTER}", "strength": 0.9, "strengthTwo": null}}, {{}}, ""]'
+    )
+    ours, theirs = (with_rows(twin(client, "lora_stack"), rows) for rows in (ROWS, rgthree))
+    assert np.array_equal(pixels(client, ours), pixels(client, theirs))
