@@ -17,7 +17,7 @@ from lora_core.files import index
 from lora_core.files.index import IndexRow, read_index, update_index
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 50 if os.environ.get("LOOM_FULL") else 3
+KILLS = 20 if os.environ.get("LOOM_FULL") else 3
 
 
 def stamp(name: str, size: int = 100, mtime: int = 5) -> tuple[str, int, int]:
