@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
@@ -64,3 +66,26 @@ def test_rows_of_another_pack_pasted_into_the_stack_are_applied(client):
     )
     ours, theirs = (with_rows(twin(client, "lora_stack"), rows) for rows in (ROWS, rgthree))
     assert np.array_equal(pixels(client, ours), pixels(client, theirs))
+
+
+def test_the_words_of_a_sidecar_come_out_when_they_change(client, host):
+    loras = host.base / "models" / "loras"
+    shutil.copyfile(loras / STYLE, loras / "worded.safetensors")
+    sidecar = loras / "worded.civitai.info"
+    sidecar.write_text('{"trainedWords": ["sidecar word"]}', encoding="utf-8")
+    prompt = {
+        "1": {"class_type": "LoomInspect", "inputs": {"lora_name": "worded.safetensors"}},
+        "2": {"class_type": "LoomStack", "inputs": {"rows": '[{"lora": "worded.safetensors"}]'}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 3]}},
+    }
+    first = client.run(prompt)
+    assert "sidecar word (worded.civitai.info: trainedWords)" in first.outputs["1"]["text"][0]
+    assert "sidecar word" in first.outputs["3"]["text"][0]
+    sidecar.write_text(
+        '{"description": "more", "trainedWords": ["sidecar word"]}', encoding="utf-8"
+    )
+    assert client.run(prompt).executed == ()
+    sidecar.write_text('{"trainedWords": ["another word"]}', encoding="utf-8")
+    changed = client.run(prompt)
+    assert "another word" in changed.outputs["3"]["text"][0]
+    assert "sidecar word" not in changed.outputs["3"]["text"][0]
