@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from dataclasses import dataclass
 
 from .adapters import AdapterFile, Leftover
@@ -25,6 +25,8 @@ class RowAccount:
     model, clip: how many low-rank modules found their weight, of all that the file has for that part.
     unmatched: modules or keys that found no weight, with the reason. clashes: the weight is there, its shape differs.
     not_connected: parts of the file with nothing to go on, because MODEL or CLIP is not connected.
+    notes: what else a person should know, for example that the file was found by its hash under another name.
+    blocks: where the row has block strengths, which blocks the LoRA has, what was changed, and how the text was read.
     """
 
     row: StackRow
@@ -35,6 +37,8 @@ class RowAccount:
     clashes: tuple[Leftover, ...]
     not_connected: tuple[str, ...]
     model_base: str | None
+    notes: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -73,14 +77,24 @@ class Account:
 def describe(adapter: AdapterFile) -> str:
     """Base, rank, alpha and kind in words: "SDXL, rank 32, alpha 16, LoCon"."""
     modules = list(adapter.modules.values())
-    ranks = sorted({module.rank for module in modules})
+    ranks = sorted({module.rank for module in modules if module.rank is not None})
     alphas = sorted({module.alpha for module in modules if module.alpha is not None})
     parts = [base_of(adapter) or "base unknown"]
     if ranks:
         parts.append(f"rank {_span(ranks)}")
         parts.append(f"alpha {_span(alphas)}" if alphas else "no alpha (scale 1)")
-        parts.append("LoCon" if any(math.prod(module.kernel) > 1 for module in modules) else "LoRA")
+    parts += families(adapter)
     return ", ".join(parts)
+
+
+def families(adapter: AdapterFile) -> list[str]:
+    """The families of a file's modules, the most frequent first; a LoCon file has LoRA layers too and is named once."""
+    count = Counter(module.family for module in adapter.modules.values())
+    if count["LoCon"]:
+        count["LoCon"] += count.pop("LoRA", 0)
+    if not count and adapter.differences:
+        return ["whole differences"]
+    return [name for name, _ in count.most_common()]
 
 
 def _span(values: list[float] | list[int]) -> str:
@@ -91,12 +105,13 @@ def _span(values: list[float] | list[int]) -> str:
 def _row_lines(account: RowAccount) -> list[str]:
     row = account.row
     head = f"{row.name} (model {row.model:g}, clip {row.clip:g}): {account.line()}"
-    return [head, *(f"  {text}" for text in _row_details(account))]
+    return [head, *(f"  {text}" for text in (*account.blocks, *_row_details(account)))]
 
 
 def _row_details(account: RowAccount) -> list[str]:
     totals = {"MODEL": account.model.total, "CLIP": account.clip.total}
-    lines = [
+    lines = list(account.notes)
+    lines += [
         f"no {part} connected: its {totals[part]} keys were left aside"
         for part in account.not_connected
     ]

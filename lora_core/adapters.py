@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
+
+
+class Adapter(Protocol):
+    """What every family gives, whichever formula it has. The families are in lora_core/algebra, one a file.
+
+    span: (out, in * kernel) of what it is put on, None for a side that it does not fix.
+    keys: the file's tensor names that it consumed. tensors: all it holds. rank, alpha: None where it has none.
+    """
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]: ...
+
+    @property
+    def span(self) -> tuple[int | None, int | None]: ...
+
+    @property
+    def rank(self) -> int | None: ...
+
+    @property
+    def alpha(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -17,6 +45,7 @@ class LowRank:
     mid: None, or the (rank, rank, *kernel) core of a CP-decomposed convolution, whose up and down are 1x1.
     alpha: None means a scale of 1, as the host and every trainer reads a missing alpha.
     keys: the file's tensor names that this adapter consumed.
+    grown: the shape that the weight is padded to with zeros first, for a LoRA that adds inputs (Flux control).
     """
 
     up: torch.Tensor
@@ -24,6 +53,15 @@ class LowRank:
     alpha: float | None
     mid: torch.Tensor | None = None
     keys: tuple[str, ...] = ()
+    grown: tuple[int, ...] | None = None
+
+    @property
+    def family(self) -> str:
+        return "LoCon" if math.prod(self.kernel) > 1 else "LoRA"
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return int(self.up.shape[0]), self.delta_elements // int(self.up.shape[0])
 
     @property
     def rank(self) -> int:
@@ -41,10 +79,7 @@ class LowRank:
     @property
     def delta_elements(self) -> int:
         """How many numbers the delta has: out * in * kernel."""
-        spatial = 1
-        for size in self.kernel:
-            spatial *= size
-        return int(self.up.shape[0] * self.down.shape[1]) * spatial
+        return int(self.up.shape[0] * self.down.shape[1]) * math.prod(self.kernel)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -53,14 +88,21 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Difference:
-    """A whole difference of one vector or matrix: delta = tensor, of the target's own shape.
+    """A whole difference of one vector or matrix: delta = scale * tensor, of the target's own shape.
 
     part: which parameter of the module it belongs to, "weight" or "bias".
+    replaces: the tensor is the new weight itself and not a difference ("set_weight").
     """
 
     tensor: torch.Tensor
     part: str
     keys: tuple[str, ...] = ()
+    scale: float = 1.0
+    replaces: bool = False
+
+    @property
+    def family(self) -> str:
+        return "replaced weight" if self.replaces else "whole difference"
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -86,7 +128,7 @@ class AdapterFile:
     """
 
     label: str
-    modules: Mapping[str, LowRank]
+    modules: Mapping[str, Adapter]
     leftovers: tuple[Leftover, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     differences: Mapping[tuple[str, str], Difference] = field(default_factory=dict)

@@ -25,3 +25,7 @@ class MatchError(LoraError):
 
 class PatchError(LoraError):
     """The host did not take, or could not compute, a patch that was handed to it."""
+
+
+class SaveError(LoraError):
+    """A LoRA that cannot be written: no place, a name that is taken or no name, metadata that is no text."""

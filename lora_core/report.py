@@ -5,13 +5,17 @@ from __future__ import annotations
 from .account import Account, describe
 from .adapters import AdapterFile
 from .files.facts import LoraFacts, facts_text, gather
+from .files.identity import FileHashes, stored_autov3
 from .files.naming import is_text_encoder
 
 _SHOWN_LEFTOVERS = 20
 
 
 def inspect_report(
-    adapter: AdapterFile, account: Account | None = None, facts: LoraFacts | None = None
+    adapter: AdapterFile,
+    account: Account | None = None,
+    hashes: FileHashes | None = None,
+    facts: LoraFacts | None = None,
 ) -> str:
     """Title, kind, size, parts, facts and leftovers; with an account also what fits the connected model.
 
@@ -29,6 +33,8 @@ def inspect_report(
         f"adapters: {len(adapter.modules) - text_encoder} on the model, {text_encoder} on text encoders",
         f"trigger words: {', '.join(words) or 'none named'}",
     ]
+    if hashes is not None:
+        lines += _hash_lines(adapter, hashes)
     if adapter.differences:
         lines.append(f"whole differences: {len(adapter.differences)} of weights and biases")
     lines += [
@@ -42,3 +48,17 @@ def inspect_report(
     if account is not None:
         lines += ["on the connected model:", account.report()]
     return "\n".join(lines)
+
+
+def _hash_lines(adapter: AdapterFile, hashes: FileHashes) -> list[str]:
+    """The hashes, and where the metadata claims another: then the weights were changed after it was written."""
+    claims = stored_autov3(adapter.metadata)
+    return [
+        f"sha256: {hashes.sha256}",
+        f"AutoV2: {hashes.autov2}, AutoV3: {hashes.autov3}",
+        *(
+            f"{field} says {claim}: the weights were changed since it was written"
+            for field, claim in claims.items()
+            if claim != hashes.autov3
+        ),
+    ]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-
-import torch
+from functools import cache
 
 from .account import Account, PartCount, RowAccount
-from .adapters import AdapterFile, Difference, Leftover, LowRank
-from .algebra.lowrank import factors
+from .adapters import Adapter, AdapterFile, Difference, Leftover
+from .algebra.steps import Step, steps_of
+from .blockwise import by_share
 from .files.naming import candidate_names, is_text_encoder
+from .fitting import clash
 from .matching import check
+from .rowblocks import row_blocks, said_of_blocks
+from .stack.blockpresets import BUILT_IN, Preset
+from .stack.blocktable import block_table
 from .stack.rows import StackRow
 from .targets import Target, TargetMap
 
@@ -22,24 +25,10 @@ _GUESSES = 3
 
 
 @dataclass(frozen=True)
-class FusedFactors:
-    """All low-rank deltas of one weight: delta = sum_i scales[i] * ups[i] @ downs[i].
-
-    ups: (out, rank_i) each; downs: (rank_i, in * kernel) each, in the files' dtypes;
-    scales: strength * alpha / rank.
-    """
-
-    ups: tuple[torch.Tensor, ...]
-    downs: tuple[torch.Tensor, ...]
-    scales: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class PartPatches:
-    """All that goes onto one model: one fused adapter a weight, and summed whole differences (float32)."""
+    """All that goes onto one model: for each weight or bias its steps, all rows of the stack in one list."""
 
-    fused: Mapping[Target, FusedFactors] = field(default_factory=dict)
-    differences: Mapping[Target, torch.Tensor] = field(default_factory=dict)
+    steps: Mapping[Target, tuple[Step, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ class Match:
 
     part: str
     target: Target
-    adapter: LowRank | Difference
+    adapter: Adapter | Difference
 
 
 def resolve(
@@ -64,46 +53,48 @@ def resolve(
     model: TargetMap | None,
     clip: TargetMap | None,
     matching: str = "auto",
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> tuple[ResolvedPatches, Account]:
     """Find the weight of every adapter of every row.
 
     model, clip: None where nothing is connected; the keys of that part are then reported, never an error.
-    matching: see matching.check. Raises MatchError.
+    matching: see matching.check. presets: what the names in a row's block strengths mean.
+    Raises MatchError, and StackError where a row's block strengths do not fit the model.
     """
     accounts, weighted = [], []
+    table = cache(lambda: block_table(model, clip))
     for row, adapter in rows:
         account, matches = _match_row(row, adapter, {"model": model, "clip": clip})
         check(account, matching)
-        accounts.append(account)
+        blocks = row_blocks(row, table(), presets) if row.blocks.strip() else None
+        said = said_of_blocks(((match.target, match.adapter) for match in matches), blocks)
+        accounts.append(replace(account, blocks=said))
         strengths = {"model": row.model, "clip": row.clip}
         weighted += [
-            (match, strengths[match.part]) for match in matches if strengths[match.part] != 0
+            (replace(match, target=target, adapter=item), strengths[match.part] * factor)
+            for match in matches
+            for target, item, factor in by_share(match.target, match.adapter, blocks)
+            if strengths[match.part] * factor != 0
         ]
     parts = {
-        part: _sum([(m, s) for m, s in weighted if m.part == part]) for part in ("model", "clip")
+        part: _gather([(m, s) for m, s in weighted if m.part == part]) for part in ("model", "clip")
     }
     return ResolvedPatches(parts["model"], parts["clip"]), Account(tuple(accounts))
 
 
-def _sum(weighted: list[tuple[Match, float]]) -> PartPatches:
-    """Gather the terms of each weight over all rows, in stack order."""
-    low_rank: dict[Target, list[tuple[LowRank, float]]] = {}
-    differences: dict[Target, torch.Tensor] = {}
+def matches_of(
+    adapter: AdapterFile, model: TargetMap | None, clip: TargetMap | None
+) -> list[Match]:
+    """What of a LoRA finds its weight, refusing nothing."""
+    return _match_row(StackRow(adapter.label), adapter, {"model": model, "clip": clip})[1]
+
+
+def _gather(weighted: list[tuple[Match, float]]) -> PartPatches:
+    """The terms of each weight over all rows, in stack order."""
+    terms: dict[Target, list[tuple[Adapter | Difference, float]]] = {}
     for match, strength in weighted:
-        if isinstance(match.adapter, LowRank):
-            low_rank.setdefault(match.target, []).append((match.adapter, strength))
-        else:
-            term = strength * match.adapter.tensor.float()
-            differences[match.target] = (
-                differences[match.target] + term if match.target in differences else term
-            )
-    return PartPatches({target: _fused(terms) for target, terms in low_rank.items()}, differences)
-
-
-def _fused(terms: list[tuple[LowRank, float]]) -> FusedFactors:
-    pairs = [factors(adapter) for adapter, _ in terms]
-    scales = tuple(strength * adapter.scale for adapter, strength in terms)
-    return FusedFactors(tuple(up for up, _ in pairs), tuple(down for _, down in pairs), scales)
+        terms.setdefault(match.target, []).append((match.adapter, strength))
+    return PartPatches({target: steps_of(found) for target, found in terms.items()})
 
 
 def _match_row(
@@ -111,7 +102,7 @@ def _match_row(
 ) -> tuple[RowAccount, list[Match]]:
     """Find each adapter's weight; what finds none is accounted for with the reason."""
     unmatched, clashes = list(adapter.leftovers), []
-    matches: dict[tuple[str, Target, type], tuple[str, Match]] = {}
+    matches: dict[tuple[str, Target, bool], tuple[str, Match]] = {}
     for name, part, kind, item in _items(adapter):
         targets = maps[part]
         if targets is None:
@@ -120,21 +111,21 @@ def _match_row(
         shape = targets.shape_of(target) if target is not None else None
         if target is None or shape is None:
             unmatched.append(Leftover(_said(name, item), f"the model has no {kind} of this name"))
-        elif (clash := _clash(item, shape)) is not None:
-            clashes.append(Leftover(_said(name, item), clash))
-        elif (twin := matches.get((part, target, type(item)))) is not None:
+        elif (misfit := clash(item, shape)) is not None:
+            clashes.append(Leftover(_said(name, item), misfit))
+        elif (twin := matches.get((part, target, isinstance(item, Difference)))) is not None:
             unmatched.append(
                 Leftover(
                     _said(name, item), f"'{twin[0]}' of the same file already feeds this weight"
                 )
             )
         else:
-            matches[part, target, type(item)] = (name, Match(part, target, item))
+            matches[part, target, isinstance(item, Difference)] = (name, Match(part, target, item))
     found = [match for _, match in matches.values()]
     totals = _totals(adapter)
     counts = {
         part: PartCount(
-            sum(m.part == part and isinstance(m.adapter, LowRank) for m in found), totals[part]
+            sum(m.part == part and _counts(m.adapter, adapter) for m in found), totals[part]
         )
         for part in maps
     }
@@ -152,7 +143,7 @@ def _match_row(
     return account, found
 
 
-def _items(adapter: AdapterFile) -> Iterator[tuple[str, str, str, LowRank | Difference]]:
+def _items(adapter: AdapterFile) -> Iterator[tuple[str, str, str, Adapter | Difference]]:
     """(module name, "model" or "clip", "weight" or "bias", adapter) of everything in the file."""
     for name, module in adapter.modules.items():
         yield name, _part(name), "weight", module
@@ -160,9 +151,9 @@ def _items(adapter: AdapterFile) -> Iterator[tuple[str, str, str, LowRank | Diff
         yield name, _part(name), kind, difference
 
 
-def _said(name: str, item: LowRank | Difference) -> str:
-    """How the account calls an adapter: a low-rank one by its module, a difference by its key."""
-    return name if isinstance(item, LowRank) else item.keys[0]
+def _said(name: str, item: Adapter | Difference) -> str:
+    """How the account calls an adapter: by its module, a whole difference by its key."""
+    return item.keys[0] if isinstance(item, Difference) else name
 
 
 def _part(name: str) -> str:
@@ -172,17 +163,21 @@ def _part(name: str) -> str:
 def _totals(adapter: AdapterFile) -> dict[str, int]:
     """How many modules the file has for each part, those of families that are not read included.
 
-    Where it has no matrices at all, whole differences of weights count.
+    Where it has no modules at all, whole differences of weights and biases count.
     """
     names = [*adapter.modules, *adapter.unread] or [name for name, _ in adapter.differences]
     in_clip = sum(is_text_encoder(name) for name in names)
     return {"model": len(names) - in_clip, "clip": in_clip}
 
 
+def _counts(item: Adapter | Difference, file: AdapterFile) -> bool:
+    return not isinstance(item, Difference) or not (file.modules or file.unread)
+
+
 def _find(name: str, kind: str, targets: TargetMap) -> Target | None:
     """The first name's target that the model really has; for a bias, the one beside the named weight."""
     for candidate in candidate_names(name):
-        target = targets.names.get(candidate)
+        target = targets.find(candidate)
         if target is not None and kind == "bias":
             target = _bias_of(target)
         if target is not None and targets.shape_of(target) is not None:
@@ -198,24 +193,6 @@ def _bias_of(weight: Target) -> Target | None:
     ):
         return None
     return replace(weight, key=weight.key.removesuffix("weight") + "bias")
-
-
-def _clash(item: LowRank | Difference, shape: tuple[int, ...]) -> str | None:
-    """The two shapes in words where the delta does not fit the weight, else None."""
-    if isinstance(item, Difference):
-        given = tuple(item.tensor.shape)
-        fits = given == shape
-    else:
-        out = int(item.up.shape[0])
-        given = (out, item.delta_elements // out)
-        fits = len(shape) >= 2 and given == (shape[0], math.prod(shape[1:]))
-    if fits:
-        return None
-    return f"the LoRA makes {_times(given)}, the model's weight is {_times(shape)}"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _with_guesses(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from .files.naming import bare_name
 
 # (dimension, start, length) of the slice of a fused weight, for example q inside qkv.
 Slice = tuple[int, int, int]
@@ -29,6 +32,20 @@ class TargetMap:
     names: Mapping[str, Target] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     base: str | None = None
+
+    @cached_property
+    def bare(self) -> Mapping[str, Target]:
+        """Bare name (naming.bare_name) -> Target. A bare name that two different weights share is left out."""
+        found: dict[str, Target | None] = {}
+        for name, target in self.names.items():
+            bare = bare_name(name)
+            found[bare] = target if found.get(bare, target) == target else None
+        return {name: target for name, target in found.items() if target is not None}
+
+    def find(self, name: str) -> Target | None:
+        """The weight that a name means: exactly as the host says it, else by its bare form."""
+        target = self.names.get(name)
+        return self.bare.get(name) if target is None else target
 
     def shape_of(self, target: Target) -> tuple[int, ...] | None:
         """The shape of the weight or of its slice; None where the model has no such weight."""

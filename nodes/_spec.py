@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ..lora_core.account import Account
 from ..lora_core.errors import LoraError
 from ..lora_core.host.messages import stop_with
 from ..lora_core.host.paths import lora_names
+from ..lora_core.host.stacking import check_names, stack_stamp
 from ..lora_core.matching import MATCHING
 from ..lora_core.stack import names
+from ..lora_core.stack.lock import locked_row
+from ..lora_core.stack.rows import LoraStack
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +74,33 @@ def verdict(check: Callable[[], object]) -> Literal[True] | str:
     return True
 
 
-def report(account: Account | None) -> str:
-    """The account as text, empty where nothing was matched; warnings go into the log."""
-    if account is None:
-        return ""
-    if account.warnings:
-        log.warning("LoRA Loom: %s", "\n".join(account.warnings))
-    return account.report()
+def one_lora_verdict(lora_name: str | None, lora_lock: str | None = "") -> Literal[True] | str:
+    """VALIDATE_INPUTS of a node with one lora_name; None is a value that comes by a link. Nothing is hashed here."""
+    if lora_name is None or lora_lock is None:
+        return True
+    return verdict(lambda: check_names(_one(lora_name, lora_lock)))
 
 
-def shown(text: str, *outputs: Any) -> dict[str, Any]:
-    """The answer of a node that shows a text under itself."""
-    return {"ui": {"text": [text] if text else []}, "result": outputs}
+def one_lora_stamp(lora_name: str | None, lora_lock: str | None = "") -> str:
+    """IS_CHANGED of the same node: follows the file that is meant."""
+    return "" if lora_name is None else stack_stamp(_one(lora_name, lora_lock or ""))
+
+
+def _one(lora_name: str, lora_lock: str) -> LoraStack:
+    return LoraStack((locked_row(lora_name, 1.0, 1.0, lora_lock),))
+
+
+def report(account: Account | None, notes: Sequence[str] = ()) -> str:
+    """The account as text, where nothing was matched only the notes; warnings go into the log."""
+    warnings = notes if account is None else account.warnings
+    if warnings:
+        log.warning("LoRA Loom: %s", "\n".join(warnings))
+    return "\n".join(notes) if account is None else account.report()
+
+
+def shown(text: str, *outputs: Any, **ui: list[Any]) -> dict[str, Any]:
+    """The answer of a node that shows a text under itself; `ui` is what else the page is told."""
+    return {"ui": {"text": [text] if text else [], **ui}, "result": outputs}
 
 
 def connected(value: Any, socket: str, node: str) -> Any:

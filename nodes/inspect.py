@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.host.paths import find_lora, lora_names
-from ..lora_core.host.stacking import account_for, load_named, row_facts, stack_stamp
+from ..lora_core.host.paths import lora_names
+from ..lora_core.host.stacking import account_for, identify, open_row
 from ..lora_core.report import inspect_report
-from ..lora_core.stack.rows import LoraStack, StackRow
+from ..lora_core.stack.rows import StackRow
 from ..lora_core.stack.words import joined_words
 from . import _spec
 
@@ -36,19 +36,21 @@ class LoomInspect:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora_name: str | None) -> Any:
-        return lora_name is None or _spec.verdict(lambda: find_lora(lora_name))
+    def VALIDATE_INPUTS(cls, lora_name: str | None = None) -> Any:
+        return _spec.one_lora_verdict(lora_name)
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str | None = None, **_: Any) -> str:
-        return "" if lora_name is None else stack_stamp(LoraStack((StackRow(lora_name),)))
+        return _spec.one_lora_stamp(lora_name)
 
     def inspect(self, lora_name: str, model: Any = None, clip: Any = None) -> dict[str, Any]:
-        adapter = load_named(lora_name)
-        row = StackRow(lora_name)
-        facts = row_facts(row, adapter)
-        report = inspect_report(adapter, account_for(adapter, model, clip), facts)
-        return _spec.shown(report, report, joined_words([(row, facts)]))
+        opened = open_row(StackRow(lora_name))
+        adapter, facts = opened.adapter, opened.facts
+        (identity,) = identify([opened])
+        account = account_for(adapter, model, clip)
+        said = inspect_report(adapter, account, identity.hashes, facts)
+        report = "\n".join((*opened.notes, said))
+        return _spec.shown(report, report, joined_words([(opened.row, facts)]))
 
 
 NODE_CLASS_MAPPINGS = {"LoomInspect": LoomInspect}

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.host.paths import find_lora, lora_names
-from ..lora_core.host.stacking import apply_stack, stack_stamp
-from ..lora_core.stack.rows import LoraStack, StackRow
+from ..lora_core.host.paths import lora_names
+from ..lora_core.host.stacking import apply_stack
+from ..lora_core.stack.lock import locked_row
+from ..lora_core.stack.rows import LoraStack
 from . import _spec
+
+_LOCK_TOOLTIP = (
+    "Which file is meant, by content: written after a run, so that a moved or renamed file is found and another file "
+    "under this name is refused. Clear it to take the file as it is now."
+)
 
 
 class LoomLoader:
@@ -34,16 +40,24 @@ class LoomLoader:
                 "strength_model": _spec.strength(1.0, "the diffusion model"),
                 "strength_clip": _spec.strength(1.0, "the text encoder"),
             },
-            "optional": {"clip": _spec.CLIP_INPUT, "matching": _spec.matching()},
+            "optional": {
+                "clip": _spec.CLIP_INPUT,
+                "matching": _spec.matching(),
+                "lora_lock": (
+                    "STRING",
+                    {"default": "", "advanced": True, "tooltip": _LOCK_TOOLTIP},
+                ),
+            },
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, lora_name: str | None) -> Any:
-        return lora_name is None or _spec.verdict(lambda: find_lora(lora_name))
+    def VALIDATE_INPUTS(cls, lora_name: str | None = None, lora_lock: str | None = "") -> Any:
+        # Naming lora_name switches the host's own check against the list off: a moved file is found by its hash.
+        return _spec.one_lora_verdict(lora_name, lora_lock)
 
     @classmethod
-    def IS_CHANGED(cls, lora_name: str | None = None, **_: Any) -> str:
-        return "" if lora_name is None else stack_stamp(LoraStack((StackRow(lora_name),)))
+    def IS_CHANGED(cls, lora_name: str | None = None, lora_lock: str | None = "", **_: Any) -> str:
+        return _spec.one_lora_stamp(lora_name, lora_lock)
 
     def load(
         self,
@@ -53,12 +67,20 @@ class LoomLoader:
         strength_clip: float,
         clip: Any = None,
         matching: str = "auto",
+        lora_lock: str = "",
     ) -> dict[str, Any]:
-        stack = LoraStack((StackRow(lora_name, strength_model, strength_clip),))
+        stack = LoraStack((locked_row(lora_name, strength_model, strength_clip, lora_lock),))
         applied = apply_stack(stack, model, clip, matching)
         report = _spec.report(applied.account)
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Loader")
-        return _spec.shown(report, applied.model, clip_out, applied.trigger_words, report)
+        return _spec.shown(
+            report,
+            applied.model,
+            clip_out,
+            applied.trigger_words,
+            report,
+            loom_lock=[identity.lock() for identity in applied.identities],
+        )
 
 
 NODE_CLASS_MAPPINGS = {"LoomLoader": LoomLoader}

@@ -12,8 +12,9 @@ from . import _spec
 
 _ROWS_TOOLTIP = (
     'The stack as JSON, one row a LoRA: {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, '
-    '"clip": 0.8, "on": true, "role": "style"}]}. clip follows model when left out. "words" picks the trigger words. '
-    "<lora:...> tags, and rows of other packs pasted from a workflow, are read too."
+    '"clip": 0.8, "on": true, "role": "style", "blocks": "IN04=0.5"}]}. clip follows model when left out. "sha256" and '
+    '"autov3" in a row say which file is meant, wherever it lies; "accept": true takes another file under this name. '
+    '"words" picks the trigger words. <lora:...> tags, and rows of other packs pasted from a workflow, are read too.'
 )
 
 
@@ -96,12 +97,13 @@ class LoomStack:
         model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
         return _spec.shown(
-            "\n".join(filter(None, [_spec.report(applied.account), *own.unread])),
+            "\n".join(filter(None, [_spec.report(applied.account, applied.notes), *own.unread])),
             model_out,
             clip_out,
             outgoing(whole),
             applied.trigger_words,
             applied.facts,
+            loom_rows=[item.facts() for item in applied.identities if item.row in own.stack.rows],
         )
 
 

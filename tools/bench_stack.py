@@ -12,8 +12,6 @@ rank 32:
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import importlib
 import importlib.util
 import sys
@@ -34,7 +32,15 @@ import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import safetensors.torch  # noqa: E402
 
-from tools.benching import BenchRow, interleaved, median_row, publish, seconds  # noqa: E402
+from tools.benching import (  # noqa: E402
+    BenchRow,
+    interleaved,
+    median_row,
+    peak,
+    publish,
+    reset_peak,
+    seconds,
+)
 
 # By name: a checker that sees our own `nodes` first would look for LoraLoader there.
 host_nodes: Any = importlib.import_module("nodes")
@@ -201,31 +207,10 @@ def _memory(case: str, model: Any, ours: Side, core: Side) -> BenchRow:
     peaks = []
     for side in (ours, core):
         load(model)
-        before = _reset_peak()
+        before = reset_peak()
         side.ready(0.7)
-        peaks.append((_peak() - before) / 2**20)
+        peaks.append((peak() - before) / 2**20)
     return BenchRow(f"memory {case}", "MiB", max(peaks[0], 1.0), peaks[1])
-
-
-def _reset_peak() -> int:
-    """Bytes in use now; the peak counts from here."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    # Freed memory that the allocator keeps would hide a later peak.
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _error(case: str, model: Any, ours: Side, core: Side, names: list[str]) -> BenchRow:

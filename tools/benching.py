@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import platform
 import statistics
@@ -51,6 +53,37 @@ def seconds(run: Callable[[], object]) -> float:
 def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def reset_peak() -> int:
+    """Bytes in use now, on the accelerator where there is one; `peak` counts from here. Linux only."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return reset_resident_peak()
+
+
+def peak() -> int:
+    """The most bytes in use since `reset_peak`."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident_peak()
+
+
+def reset_resident_peak() -> int:
+    """Bytes of memory that the process has now; `resident_peak` counts from here."""
+    # Freed memory that the allocator keeps would hide a later peak.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def resident_peak() -> int:
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def median_row(

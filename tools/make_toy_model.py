@@ -50,8 +50,8 @@ class Stage:
 # find out where the shape is. So shapes fill the frame at first, in small pictures, which cost a
 # fraction; then they get smaller and move about; then the same again at full size, where words that
 # mean nothing are to be passed over, as a trigger is before its LoRA is loaded.
-FILLING, SMALLER = (0.36, 0.43), (0.28, 0.40)
-FREE = 0.5
+FILLING, SMALLER, PLACED = (0.36, 0.43), (0.28, 0.40), (0.27, 0.43)
+FREE, PLACED_DRIFT = 0.5, 0.10
 STAGES = (
     Stage(
         "filling-128", 128, 1440, FILLING, FREE, 32, 0, False,
@@ -68,6 +68,10 @@ STAGES = (
     Stage(
         "full-256", 256, 1440, RADII, DRIFT, 16, 12, True,
         toy_train.Plan(1900, 2e-3, 2e-5, warmup=20, seed=14),
+    ),
+    Stage(
+        "placed-256", 256, 2880, PLACED, PLACED_DRIFT, 16, 24, True,
+        toy_train.Plan(2600, 1e-3, 1e-5, warmup=50, seed=15),
     ),
 )  # fmt: skip
 

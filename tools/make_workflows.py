@@ -65,7 +65,7 @@ def one_lora(models: Models) -> Graph:
         (320, 260),
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("trigger words", "STRING"), ("report", "STRING")],
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
-        [models.style, 0.8, 0.8, "auto"],
+        [models.style, 0.8, 0.8, "auto", ""],
     )
     graph.add(
         "LoomInspect",

@@ -64,10 +64,15 @@ def base_of(adapter: AdapterFile) -> str | None:
 def _from_unet(adapter: AdapterFile) -> str | None:
     """A UNet by the width of its text features, or by having a second text encoder."""
     unet = [name for name in adapter.modules if _UNET_BLOCK.search(name)]
-    widths = (
-        int(adapter.modules[name].down.shape[1]) for name in unet if _CROSS_ATTENTION.search(name)
+    widths = (adapter.modules[name].span[1] for name in unet if _CROSS_ATTENTION.search(name))
+    base = next(
+        (
+            _CONTEXT_WIDTH[width]
+            for width in widths
+            if width is not None and width in _CONTEXT_WIDTH
+        ),
+        None,
     )
-    base = next((_CONTEXT_WIDTH[width] for width in widths if width in _CONTEXT_WIDTH), None)
     if base is None and unet and any(_SECOND_TEXT_ENCODER.match(name) for name in adapter.modules):
         return "SDXL"
     return base

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
+from ..algebra.steps import grown_shape, is_linear, run
 from ..errors import PatchError
-from ..resolve import FusedFactors, PartPatches, ResolvedPatches
+from ..resolve import PartPatches, ResolvedPatches
 from ..targets import Target
 from .targets import forget_targets
 
@@ -18,11 +19,11 @@ _SCRATCH_ELEMENTS = 1 << 24
 
 
 class StackAdapter(WeightAdapterBase):
-    """The whole stack's low-rank deltas of one weight, added with float32 accumulation and one rounding.
+    """The whole stack's steps for one weight, carried out in float32 with one rounding at the end.
 
     The host copies and rebuilds adapters as type(adapter)(adapter.loaded_keys, adapter.weights) and moves the tensors
-    it finds in nested tuples, so all state is in `weights` = (ups, downs, scales, rearranged): ups (out, rank_i),
-    downs (rank_i, in * kernel), scales floats, rearranged whether the host's patch carries a function for the delta.
+    it finds in nested tuples, so all state is in `weights` = (steps, rearranged): steps as algebra/steps.py has them,
+    rearranged whether the host's patch carries a function for the delta.
     """
 
     name = "loom_stack"
@@ -31,9 +32,9 @@ class StackAdapter(WeightAdapterBase):
         self.loaded_keys = loaded_keys
         self.weights = weights
 
-    def calculate_shape(self, key: str) -> None:
-        """None: a low-rank delta never changes a weight's shape."""
-        return None
+    def calculate_shape(self, key: str) -> tuple[int, ...] | None:
+        """The weight's shape after the stack where a LoRA grows it, else None: unchanged."""
+        return grown_shape(self.weights[0])
 
     def calculate_weight(
         self,
@@ -46,46 +47,77 @@ class StackAdapter(WeightAdapterBase):
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight: Any = None,
     ) -> torch.Tensor:
-        """weight + strength * sum_i scale_i * up_i @ down_i, in place, in float32 whatever the caller computes in.
+        """The weight after all steps, in float32 whatever the caller computes in; in place unless it grows.
 
-        weight: (out, in, *kernel), a temporary of the host's or a narrow view of one; fp32, fp16 or bf16.
+        weight: (out, in, *kernel) or a bias, a temporary of the host's or a narrow view of one; fp32, fp16 or bf16.
+        strength, strength_model: 1 here, because every row's own strength is in the steps.
         Raises PatchError (the host does not catch what a pack's adapter raises) and lets out-of-memory errors through.
         """
-        ups, downs, scales, rearranged = self.weights
+        steps, rearranged = self.weights
         try:
-            up = torch.cat(
-                [_widen(u, weight) * (s * strength) for u, s in zip(ups, scales, strict=True)],
-                dim=1,
-            )
-            down = torch.cat([_widen(d, weight) for d in downs])
             if rearranged:
-                weight += function((up @ down).reshape(weight.shape)).to(weight.dtype)
-            else:
-                _add_product(weight, up, down)
+                return _rearranged(weight, steps, function)
+            if len(steps) == 1 and steps[0][0] == "low_rank":
+                return _add_product(weight, *_joined(weight, steps[0]))
+            return _written(weight, run(_wide(weight), steps))
         except torch.cuda.OutOfMemoryError:
             raise  # the host has its own way out: it unloads models and says so
         except RuntimeError as error:
             raise PatchError(
-                f"'{key}': the stack of {len(scales)} LoRAs could not be added to a weight of shape "
+                f"'{key}': the stack's {len(steps)} steps could not be carried out on a weight of shape "
                 f"{tuple(weight.shape)} on {weight.device}: {error}"
             ) from error
+
+
+def _wide(weight: torch.Tensor) -> torch.Tensor:
+    """The weight in float32: itself where it may be worked on in place."""
+    return weight if weight.dtype == torch.float32 and weight.is_contiguous() else weight.float()
+
+
+def _written(weight: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """The result in the weight's own memory; as a tensor of its own where it grew."""
+    if result.shape != weight.shape:
+        return result.to(weight.dtype)
+    return weight if result.data_ptr() == weight.data_ptr() else weight.copy_(result)
+
+
+def _rearranged(
+    weight: torch.Tensor, steps: Any, function: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Carry the steps out in the order of rows that the file knows.
+
+    Additions are rearranged themselves. What depends on the weight needs the weight in the file's order first; the
+    host's rearrangements swap two halves, so the same function goes both ways, which is checked.
+    """
+    if is_linear(steps):
+        zeros = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        weight += function(run(zeros, steps)).to(weight.dtype)
         return weight
+    wide = weight.float()
+    if not torch.equal(function(function(wide)), wide):
+        raise RuntimeError("its rows are rearranged in a way that cannot be turned back")
+    return _written(weight, function(run(function(wide).contiguous(), steps)))
 
 
-def _widen(factor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return factor.to(device=weight.device, dtype=torch.float32)
+def _joined(weight: torch.Tensor, step: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, sum of ranks) and (sum of ranks, in * kernel) in float32 on the weight's device, the scales in the first."""
+    _, (ups, downs), scales = step
+    wide = {"device": weight.device, "dtype": torch.float32}
+    up = torch.cat([u.to(**wide) * s for u, s in zip(ups, scales, strict=True)], dim=1)
+    return up, torch.cat([d.to(**wide) for d in downs])
 
 
-def _add_product(weight: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> None:
+def _add_product(weight: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     """weight += up @ down in place. A float32 weight takes the product directly; others are widened row by row."""
     if weight.dtype == torch.float32 and weight.is_contiguous():
         weight.view(weight.shape[0], -1).addmm_(up, down)
-        return
+        return weight
     rows = max(1, _SCRATCH_ELEMENTS // down.shape[1])
     for start in range(0, weight.shape[0], rows):
         part = weight[start : start + rows]
         wide = part.reshape(part.shape[0], -1).to(torch.float32)
         part.copy_(torch.addmm(wide, up[start : start + rows], down).reshape(part.shape))
+    return weight
 
 
 def apply_patches(model: Any, clip: Any, resolved: ResolvedPatches) -> tuple[Any, Any]:
@@ -102,23 +134,20 @@ def apply_patches(model: Any, clip: Any, resolved: ResolvedPatches) -> tuple[Any
 
 def _patched(patcher: Any, inner: torch.nn.Module, patches: PartPatches, socket: str) -> Any:
     """patcher: what has clone and add_patches, a MODEL or a CLIP; inner: the module that it patches."""
-    if not patches.fused and not patches.differences:
+    if not patches.steps:
         return patcher
     clone = patcher.clone()
-    fused = {
-        _patch_key(target): _adapter(target, factors) for target, factors in patches.fused.items()
+    adapters = {
+        _patch_key(target): StackAdapter({target.key}, (steps, target.function is not None))
+        for target, steps in patches.steps.items()
     }
-    whole = {
-        _patch_key(target): ("diff", (tensor,)) for target, tensor in patches.differences.items()
-    }
-    for part in (fused, whole):
-        refused = set(part) - set(clone.add_patches(part, 1.0))
-        if refused:
-            forget_targets(inner)
-            raise PatchError(
-                f"{socket}: the host refused {len(refused)} of {len(part)} patches, first {min(map(str, refused))}. "
-                "Another node may have changed the model's layers: run again, or put the LoRAs before that node."
-            )
+    refused = set(adapters) - set(clone.add_patches(adapters, 1.0))
+    if refused:
+        forget_targets(inner)
+        raise PatchError(
+            f"{socket}: the host refused {len(refused)} of {len(adapters)} patches, first {min(map(str, refused))}. "
+            "Another node may have changed the model's layers: run again, or put the LoRAs before that node."
+        )
     return clone
 
 
@@ -127,8 +156,3 @@ def _patch_key(target: Target) -> Any:
     if target.function is not None:
         return (target.key, target.offset, target.function)
     return target.key if target.offset is None else (target.key, target.offset)
-
-
-def _adapter(target: Target, fused: FusedFactors) -> StackAdapter:
-    weights = (fused.ups, fused.downs, fused.scales, target.function is not None)
-    return StackAdapter({target.key}, weights)

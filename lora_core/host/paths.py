@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import folder_paths
 import torch
 
-from ..errors import LoraFileError
+from ..files.finding import Shelf, find_name
 from ..files.writer import write_by_content
 
 
@@ -20,23 +18,23 @@ def lora_names() -> list[str]:
     return list(folder_paths.get_filename_list("loras"))
 
 
-def find_lora(name: str) -> tuple[str, Path]:
-    """The host's own spelling of a LoRA's name, and its file.
+def index_file() -> Path:
+    """Where hashes are kept: in the host's user folder, out of reach of its HTTP routes."""
+    return Path(folder_paths.get_system_user_directory("lora_loom")) / "index.json"
 
-    Separators of other systems and a missing .safetensors are understood; nothing else is guessed.
+
+def shelf() -> Shelf:
+    """The loras folders as the finder sees them, by name only."""
+    return Shelf(lora_names, _path_of, size_of=lambda path: path.stat().st_size)
+
+
+def find_lora(name: str) -> tuple[str, Path]:
+    """The host's own spelling of a LoRA's name, and its file, by the name alone: see files.finding.
+
     Raises LoraFileError: the name leaves the folders, or no such file, with the nearest names.
     """
-    wanted = name.replace("\\", "/")
-    if wanted.startswith("/") or re.match(r"^[A-Za-z]:", wanted) or ".." in wanted.split("/"):
-        raise LoraFileError(
-            f"'{name}' points outside the loras folders. Give the name as the LoRA list shows it."
-        )
-    for spelling in dict.fromkeys((name, wanted, f"{wanted}.safetensors")):
-        listed = os.path.normpath(spelling)
-        path = folder_paths.get_full_path("loras", listed)
-        if path is not None and os.path.isfile(path):
-            return listed, Path(path)
-    raise LoraFileError(_missing(name, wanted))
+    found = find_name(name, shelf())
+    return found.name, found.path
 
 
 def keep_in_loras(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -49,14 +47,6 @@ def keep_in_loras(tensors: Mapping[str, torch.Tensor]) -> str:
     return find_lora(str(path.relative_to(loras)))[0]
 
 
-def _missing(name: str, wanted: str) -> str:
-    known = [listed.replace("\\", "/") for listed in lora_names()]
-    if not known:
-        return f"LoRA '{name}' not found: the loras folder is empty. Put the file into models/loras and refresh (R)."
-    by_file = {Path(listed).name: listed for listed in known}
-    close = difflib.get_close_matches(Path(wanted).name, list(by_file), n=3, cutoff=0.6)
-    nearest = f" The nearest names: {', '.join(by_file[c] for c in close)}." if close else ""
-    return (
-        f"LoRA '{name}' not found in the loras folders.{nearest} "
-        "Put the file into models/loras, or choose another; press R to refresh the list."
-    )
+def _path_of(listed: str) -> Path | None:
+    path = folder_paths.get_full_path("loras", listed)
+    return Path(path) if path is not None and os.path.isfile(path) else None

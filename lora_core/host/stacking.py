@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,17 +10,25 @@ import torch
 
 from ..account import Account
 from ..adapters import AdapterFile
+from ..errors import LoraFileError
+from ..files.bases import base_of
 from ..files.facts import LoraFacts, gather
+from ..files.finding import Found, Undecided
+from ..files.identity import real_stamp
 from ..files.parse import parse_state_dict
-from ..files.reader import file_stamp, read_adapter
+from ..files.reader import FileStamp, read_adapter
 from ..files.sidecars import sidecar_facts
 from ..resolve import resolve
 from ..stack.interop import StackList
+from ..stack.lock import Identified
 from ..stack.rows import LoraStack, StackRow
 from ..stack.words import joined_words, stack_facts
 from ..targets import TargetMap
+from .finding import find_known, find_row
+from .hashing import hashes_of
 from .patching import apply_patches
-from .paths import find_lora, keep_in_loras
+from .paths import keep_in_loras
+from .presets import presets_for
 from .targets import clip_targets, model_targets
 
 
@@ -29,6 +37,7 @@ class Applied:
     """A stack on a model. model, clip: patched clones, or what came in where nothing was to be patched.
 
     account: None where neither MODEL nor CLIP is connected, so that nothing was matched.
+    identities: the rows that came from files, and the files. notes: what their finding left to say, a line each.
     trigger_words, facts: of the active rows, as text.
     """
 
@@ -36,7 +45,28 @@ class Applied:
     clip: Any
     account: Account | None
     trigger_words: str
+    identities: tuple[Identified, ...] = ()
+    notes: tuple[str, ...] = ()
     facts: str = ""
+
+
+@dataclass(frozen=True)
+class OpenRow:
+    """A row with its LoRA. found: its file, None where it came in memory; stamp: of that file when it was read."""
+
+    row: StackRow
+    adapter: AdapterFile
+    found: Found | None = None
+    stamp: FileStamp | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return () if self.found is None else self.found.notes
+
+    @property
+    def facts(self) -> LoraFacts:
+        """What file and sidecars say; of a LoRA in memory only its own metadata speaks."""
+        return gather(self.adapter.metadata, None if self.found is None else self.found.path)
 
 
 def in_memory_row(tensors: Mapping[str, torch.Tensor], model: float, clip: float) -> StackRow:
@@ -53,7 +83,8 @@ def in_memory_row(tensors: Mapping[str, torch.Tensor], model: float, clip: float
 
 def outgoing(stack: LoraStack) -> StackList:
     """The stack for a LORA_STACK socket: every name as the host lists it. Raises LoraFileError."""
-    return StackList(stack, [find_lora(row.name)[0] for row in stack.rows])
+    names = (row.name if row.adapter is not None else find_row(row).name for row in stack.rows)
+    return StackList(stack, names)
 
 
 def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto") -> Applied:
@@ -61,28 +92,49 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
 
     None stands for a socket that is not connected. With neither, the files are read for their words only.
     """
-    loaded = [(row, load_row(row)) for row in stack.active.rows]
-    known = [(row, row_facts(row, adapter)) for row, adapter in loaded]
+    opened = [open_row(row) for row in stack.active.rows]
+    identities = identify(opened)
+    known = [(item.row, item.facts) for item in opened]
     words, facts = joined_words(known), stack_facts(known)
+    notes = tuple(f"{item.row.name}: {note}" for item in opened for note in item.notes)
     if model is None and clip is None:
-        return Applied(None, None, None, words, facts)
-    resolved, account = resolve(loaded, *_target_maps(model, clip), matching)
+        return Applied(None, None, None, words, identities, notes, facts)
+    loaded = [(item.row, item.adapter) for item in opened]
+    resolved, account = resolve(loaded, *_target_maps(model, clip), matching, presets_for(stack))
+    rows = zip(account.rows, opened, strict=True)
+    account = Account(tuple(replace(row, notes=item.notes) for row, item in rows))
     new_model, new_clip = apply_patches(model, clip, resolved)
-    return Applied(new_model, new_clip, account, words, facts)
+    return Applied(new_model, new_clip, account, words, identities, notes, facts)
+
+
+def open_row(row: StackRow) -> OpenRow:
+    """The LoRA of a row, the one it carries or its file, with what there is to say of the finding. Raises LoraError."""
+    if row.adapter is not None:
+        return OpenRow(row, row.adapter)
+    found = find_row(row)
+    stamp = real_stamp(found.path)
+    return OpenRow(row, read_adapter(found.path, found.name), found, stamp)
+
+
+def identify(opened: Sequence[OpenRow]) -> tuple[Identified, ...]:
+    """The identity of every row that came from a file; files that were never hashed are, under one bar.
+
+    Raises LoraFileError where a file was replaced between reading and hashing it.
+    """
+    files = [(item, item.found) for item in opened if item.found is not None]
+    hashes = hashes_of({found.path: base_of(item.adapter) for item, found in files})
+    for item, found in files:
+        if real_stamp(found.path) != item.stamp:
+            raise LoraFileError(f"{found.name}: the file changed while it was read. Run again.")
+    return tuple(
+        Identified(item.row, found.name, hashes[found.path], base_of(item.adapter))
+        for item, found in files
+    )
 
 
 def load_row(row: StackRow) -> AdapterFile:
     """The LoRA of a row: the one it carries, or its file. Raises LoraError."""
-    if row.adapter is not None:
-        return row.adapter
-    name, path = find_lora(row.name)
-    return read_adapter(path, name)
-
-
-def row_facts(row: StackRow, adapter: AdapterFile) -> LoraFacts:
-    """What the file and its sidecars say of a row's LoRA; of one in memory only its own metadata speaks."""
-    path = None if row.adapter is not None else find_lora(row.name)[1]
-    return gather(adapter.metadata, path)
+    return open_row(row).adapter
 
 
 def load_named(name: str) -> AdapterFile:
@@ -104,18 +156,28 @@ def _target_maps(model: Any, clip: Any) -> tuple[TargetMap | None, TargetMap | N
 
 
 def stack_stamp(stack: LoraStack) -> str:
-    """Changes when any file of the stack is replaced; what a node's IS_CHANGED returns. Raises LoraError.
+    """Changes when any row of the stack means another file; what a node's IS_CHANGED returns. Raises LoraError.
 
-    It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
+    It changes with the trigger words of sidecars too, but not with anything else in them: an info page that another
     pack opened must not make a graph run again.
     """
-    paths = [find_lora(row.name)[1] for row in stack.rows if row.adapter is None]
-    words = [[word.value for word in sidecar_facts(path).words] for path in paths]
-    return repr([file_stamp(path)[1:] for path in paths] + [named for named in words if named])
+    return repr([_row_stamp(row) for row in stack.rows if row.adapter is None])
+
+
+def _row_stamp(row: StackRow) -> tuple[FileStamp, tuple[str, ...]] | None:
+    """Of the file that a row means; where only hashing can tell, of the one under its name, None where there is none."""
+    answer = find_known(row)
+    path = answer.named if isinstance(answer, Undecided) else answer.path
+    if path is None:
+        return None
+    return real_stamp(path), tuple(word.value for word in sidecar_facts(path).words)
 
 
 def check_names(stack: LoraStack) -> None:
-    """Raises LoraFileError at the first row whose file is not there, so that a graph fails before it runs."""
+    """Raises LoraFileError at the first row whose file is surely not there, so that a graph fails before it runs.
+
+    Nothing is hashed: a row that only hashing can find passes, and fails when it runs.
+    """
     for row in stack.rows:
         if row.adapter is None:
-            find_lora(row.name)
+            find_known(row)

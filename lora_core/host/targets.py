@@ -7,6 +7,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.lora
+import comfy.model_base
+import comfy.utils
 import torch
 
 from ..targets import Target, TargetMap
@@ -42,7 +44,7 @@ _known: WeakKeyDictionary[torch.nn.Module, TargetMap] = WeakKeyDictionary()
 
 def model_targets(model: Any) -> TargetMap:
     """Names and shapes of a MODEL's weights."""
-    return _targets(model.model, comfy.lora.model_lora_keys_unet, _base(model.model))
+    return _targets(model.model, _model_names, _base(model.model))
 
 
 def clip_targets(clip: Any) -> TargetMap:
@@ -62,6 +64,17 @@ def _targets(
     if known is None:
         names = {name: _target(value) for name, value in key_map(module, {}).items()}
         known = _known[module] = TargetMap(names, _shapes(module), base)
+    return known
+
+
+def _model_names(inner: Any, names: dict[str, Any]) -> Mapping[str, Any]:
+    """The host's own key map, and what it lacks: diffusers' names of HunyuanVideo, which is built like Flux."""
+    known = comfy.lora.model_lora_keys_unet(inner, names)
+    if isinstance(inner, comfy.model_base.HunyuanVideo):
+        settings = inner.model_config.unet_config
+        for name, value in comfy.utils.flux_to_diffusers(settings, "diffusion_model.").items():
+            if name.endswith(".weight"):
+                known.setdefault(f"transformer.{name.removesuffix('.weight')}", value)
     return known
 
 

@@ -8,6 +8,7 @@ from numbers import Real
 
 from ..adapters import AdapterFile
 from ..errors import StackError
+from ..files.identity import autov3_of, sha256_of
 
 ROLES = ("free", "style", "character", "detail")
 
@@ -18,8 +19,10 @@ class StackRow:
 
     name: as the host lists it in the loras folders (relative path with extension); for a LoRA in memory, a label.
     adapter: the LoRA itself where it came in memory instead of from a file.
+    sha256, autov3: of the file that is meant, where it is known: 64 and 12 hex digits, "" as good as None.
+    accept: whether the file under this name is used even if its hash is another.
+    blocks: strengths of single blocks in the block language (blocks.py), as the user wrote it; "" leaves all at 1.
     words: the trigger words that the user chose; None: all that the file names, (): none.
-    blocks: block strengths, as the user wrote them ("SD-MIDD" or "1,0,0,..."); "": every block alike.
     schedule: the strength over the sampling, as the user wrote it ("0@0,1@0.5" or "start=5:stop=10"); "": constant.
     """
 
@@ -28,8 +31,11 @@ class StackRow:
     clip: float = 1.0
     role: str = "free"
     adapter: AdapterFile | None = None
-    words: tuple[str, ...] | None = None
+    sha256: str | None = None
+    autov3: str | None = None
+    accept: bool = False
     blocks: str = ""
+    words: tuple[str, ...] | None = None
     schedule: str = ""
 
     def __post_init__(self) -> None:
@@ -45,15 +51,31 @@ class StackRow:
             raise StackError(
                 f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}."
             )
-
+        self._check_identity()
         self._check_texts()
 
-    def _check_texts(self) -> None:
-        for field in ("blocks", "schedule"):
-            if not isinstance(getattr(self, field), str):
+    def _check_identity(self) -> None:
+        for field, read, digits in (("sha256", sha256_of, 64), ("autov3", autov3_of, 12)):
+            value = getattr(self, field)
+            known = read(value) if isinstance(value, str) else None
+            if known is None and value not in (None, ""):
                 raise StackError(
-                    f"'{self.name}': {field} must be text; found {getattr(self, field)!r:.200}."
+                    f"'{self.name}': {field} is {value!r:.100}; it must be {digits} hexadecimal digits."
                 )
+            object.__setattr__(self, field, known)
+        if not isinstance(self.accept, bool):
+            raise StackError(
+                f"'{self.name}': 'accept' must be true or false; found {self.accept!r:.100}."
+            )
+
+    def _check_texts(self) -> None:
+        for field, what in (
+            ("blocks", "the block strengths must be text such as 'IN04=0.5'"),
+            ("schedule", "the schedule must be text such as '0@0,1@0.5'"),
+        ):
+            value = getattr(self, field)
+            if not isinstance(value, str):
+                raise StackError(f"'{self.name}': {what}; found {value!r:.80}.")
         if self.words is None:
             return
         if not isinstance(self.words, list | tuple) or not all(
@@ -72,8 +94,7 @@ class StackRow:
     @property
     def unapplied(self) -> tuple[str, ...]:
         """What the row carries that nothing applies yet, one sentence each."""
-        carried = (("block strengths", self.blocks), ("schedule", self.schedule))
-        return tuple(f"{what} '{text}' not applied yet" for what, text in carried if text)
+        return (f"schedule '{self.schedule}' not applied yet",) if self.schedule else ()
 
 
 def _is_finite_number(value: object) -> bool:

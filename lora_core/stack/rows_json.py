@@ -1,20 +1,20 @@
 """The text of the stack node's rows widget -> LoraStack.
 
-{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8, "on": true, "role": "style"}]}
-A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free".
-words: null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
+{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8, "on": true, "role": "style", "blocks": ""}]}
+A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free", blocks to "".
+"sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
+"words": null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from ..errors import StackError
 from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1
-_FIELDS = {"lora", "model", "clip", "on", "role", "words"}
+_FIELDS = {"lora", "model", "clip", "on", "role", "sha256", "autov3", "accept", "blocks", "words"}
 _EXAMPLE = '{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8}]}'
 
 
@@ -70,8 +70,17 @@ def _row(number: int, row: object) -> StackRow | None:
         )
     model = row.get("model", 1.0)
     try:
-        parsed = StackRow(name.strip(), model, row.get("clip", model), row.get("role", "free"))
-        parsed = replace(parsed, words=row.get("words"))
+        parsed = StackRow(
+            name.strip(),
+            model,
+            row.get("clip", model),
+            row.get("role", "free"),
+            sha256=row.get("sha256"),
+            autov3=row.get("autov3"),
+            accept=row.get("accept", False),
+            blocks=row.get("blocks", ""),
+            words=row.get("words"),
+        )
     except StackError as error:
         raise StackError(f"Row {number}: {error}") from error
     return parsed if switched_on else None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+
+from lora_core.adapters import AdapterFile, LowRank
+from lora_core.algebra.steps import Step, run
 
 
 def pair(
@@ -25,3 +30,15 @@ def pair(
     if alpha is not None:
         tensors[f"{module}.alpha"] = torch.tensor(alpha)
     return tensors
+
+
+def low_rank(file: AdapterFile, module: str) -> LowRank:
+    """The module's adapter, which is a LoRA or LoCon."""
+    adapter = file.modules[module]
+    assert isinstance(adapter, LowRank)
+    return adapter
+
+
+def as_delta(steps: Iterable[Step], *shape: int) -> torch.Tensor:
+    """What the steps make of a weight of zeros, in float64."""
+    return run(torch.zeros(shape, dtype=torch.float64), steps)

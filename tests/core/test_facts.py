@@ -123,11 +123,11 @@ def test_a_1x1_convolution_is_still_called_lora(generator):
 
 def test_the_report_lists_what_was_not_read(generator):
     tensors = pair("a", generator) | {
-        f"m{i}.lokr_w1": tensor
+        f"m{i}.vera_lambda_b": tensor
         for i, tensor in enumerate([next(iter(pair("a", generator).values()))] * 25)
     }
     report = inspect_report(parse_state_dict(tensors, "x"))
-    assert "not read: m0.lokr_w1: LoKr adapters are not read yet" in report
+    assert "not read: m0.vera_lambda_b: VeRA adapters are not read" in report
     assert "and 5 more keys that were not read" in report
 
 

@@ -307,9 +307,12 @@ def test_code_that_unpacks_exactly_three_takes_our_stack():
     assert (first.words, first.blocks, first.schedule) == (("a",), "SD-MIDD", "0@0,1@1")
 
 
-@pytest.mark.parametrize("field", ["blocks", "schedule"])
-def test_blocks_and_schedule_are_texts(field):
-    with pytest.raises(StackError, match=f"'a': {field} must be text"):
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [("blocks", "the block strengths must be text"), ("schedule", "the schedule must be text")],
+)
+def test_blocks_and_schedule_are_texts(field, message):
+    with pytest.raises(StackError, match=message):
         replace(StackRow("a"), **{field: 3})
 
 

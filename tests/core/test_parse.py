@@ -8,7 +8,7 @@ import torch
 from lora_core.errors import LoraFileError, LoraKeyError
 from lora_core.files.naming import candidate_names, is_text_encoder, split_key
 from lora_core.files.parse import parse_state_dict
-from tests.core.lora_tensors import pair
+from tests.core.lora_tensors import low_rank, pair
 
 SCHEMES = {
     "kohya": (".lora_up.weight", ".lora_down.weight"),
@@ -29,7 +29,7 @@ def test_every_scheme_gives_the_same_adapter(names, generator):
     tensors = pair("block.to_q", generator, names=names)
     adapter = parse_state_dict(tensors, "x")
     assert set(adapter.modules) == {"block.to_q"}
-    module = adapter.modules["block.to_q"]
+    module = low_rank(adapter, "block.to_q")
     assert torch.equal(module.up, tensors["block.to_q" + names[0]])
     assert torch.equal(module.down, tensors["block.to_q" + names[1]])
     assert module.rank == 3
@@ -38,11 +38,11 @@ def test_every_scheme_gives_the_same_adapter(names, generator):
 def test_every_key_is_in_one_module_or_in_the_leftovers(generator):
     tensors = pair("a", generator, alpha=2.0) | pair("b", generator, kernel=(3, 3))
     tensors |= {
-        "c.hada_w1_a": torch.ones(2, 2),
+        "c.boft_R": torch.ones(2, 2),
         "stray": torch.ones(1),
         "b.lora_mid.weight": torch.ones(3, 3, 3, 3),
     }
-    tensors |= {"a.diff_b": torch.ones(6), "n.w_norm": torch.ones(4), "a.set_weight": torch.ones(1)}
+    tensors |= {"a.diff_b": torch.ones(6), "n.w_norm": torch.ones(4), "s.set_weight": torch.ones(1)}
     tensors |= {"lonely.alpha": torch.tensor(1.0)}
     tensors["b.lora_down.weight"] = torch.ones(3, 5, 1, 1)
     adapter = parse_state_dict(tensors, "x")
@@ -51,29 +51,26 @@ def test_every_key_is_in_one_module_or_in_the_leftovers(generator):
     accounted = sorted(consumed + [left.key for left in adapter.leftovers])
     assert accounted == sorted(tensors)
     assert {left.key: left.reason for left in adapter.leftovers} == {
-        "c.hada_w1_a": "LoHa adapters are not read yet",
+        "c.boft_R": "BOFT (of PEFT) adapters are not read",
         "stray": "not a name that any LoRA format uses",
-        "a.set_weight": "not read yet",
         "lonely.alpha": "an alpha without matrices",
     }
     assert adapter.unread == ("c",)
-    assert set(adapter.differences) == {("a", "bias"), ("n", "weight")}
+    assert set(adapter.differences) == {("a", "bias"), ("n", "weight"), ("s", "weight")}
 
 
-def test_a_dora_is_left_over_whole_and_never_applied_as_a_plain_lora(generator):
-    tensors = pair("a", generator, alpha=1.0) | {"a.dora_scale": torch.ones(6, 1)}
+def test_a_module_of_a_family_that_is_not_read_is_left_over_whole(generator):
+    tensors = pair("a", generator, alpha=1.0) | {"a.vera_lambda_b": torch.ones(6)}
     adapter = parse_state_dict(tensors, "x")
     assert not adapter.modules
     assert {left.key for left in adapter.leftovers} == set(tensors)
-    assert all("DoRA" in left.reason for left in adapter.leftovers)
+    assert all("VeRA" in left.reason for left in adapter.leftovers)
 
 
 def test_a_missing_alpha_means_scale_one_and_an_alpha_divides_by_rank(generator):
-    modules = parse_state_dict(
-        pair("a", generator) | pair("b", generator, rank=4, alpha=2.0), "x"
-    ).modules
-    assert modules["a"].scale == 1.0
-    assert modules["b"].scale == 0.5
+    file = parse_state_dict(pair("a", generator) | pair("b", generator, rank=4, alpha=2.0), "x")
+    assert low_rank(file, "a").scale == 1.0
+    assert low_rank(file, "b").scale == 0.5
 
 
 @pytest.mark.parametrize("half", ["lora_up", "lora_down"])
@@ -92,7 +89,7 @@ def test_one_part_under_two_names_is_refused(generator):
 
 def test_ranks_that_differ_are_refused_with_both_shapes(generator):
     tensors = pair("a", generator, rank=3) | {"a.lora_down.weight": torch.ones(4, 5)}
-    with pytest.raises(LoraKeyError, match=r"\(6, 3\), \(4, 5\)"):
+    with pytest.raises(LoraKeyError, match=r"up \(6, 3\), down \(4, 5\)"):
         parse_state_dict(tensors, "x")
 
 
@@ -130,12 +127,8 @@ def test_factors_that_are_no_floating_point_numbers_are_refused(dtype, generator
 
 
 def test_an_alpha_may_be_a_whole_number(generator):
-    assert (
-        parse_state_dict(pair("a", generator) | {"a.alpha": torch.tensor(6)}, "x")
-        .modules["a"]
-        .scale
-        == 2.0
-    )
+    file = parse_state_dict(pair("a", generator) | {"a.alpha": torch.tensor(6)}, "x")
+    assert low_rank(file, "a").scale == 2.0
 
 
 def test_a_mid_matrix_beside_a_down_with_a_kernel_is_refused(generator):
@@ -152,16 +145,19 @@ def test_nothing_at_all_is_refused():
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        ("unet.down_blocks.0.attentions.0.proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in"),
-        ("unet.up_blocks.1.attn1.processor.to_out", "lora_unet_up_blocks_1_attn1_to_out_0"),
-        ("base_model.model.mid_block.attn1.to_q", "lora_unet_mid_block_attn1_to_q"),
+        ("unet.down_blocks.0.attentions.0.proj_in", "down_blocks_0_attentions_0_proj_in"),
+        ("unet.up_blocks.1.attn1.processor.to_out", "up_blocks_1_attn1_to_out_0"),
+        ("base_model.model.mid_block.attn1.to_q", "mid_block_attn1_to_q"),
         (
             "base_model.model.text_model.encoder.layers.0.mlp.fc1",
             "text_encoder.text_model.encoder.layers.0.mlp.fc1",
         ),
         ("lora_unet_mid_block_attn1_to_q", "lora_unet_mid_block_attn1_to_q"),
-        ("lora_unet__blocks_0_self_attn_q", "lora_unet_blocks_0_self_attn_q"),
-        ("transformer.layers.0.attention.to_q", "diffusion_model.layers.0.attention.to_q"),
+        ("lora_unet__blocks_0_self_attn_q", "blocks_0_self_attn_q"),
+        ("transformer.layers.0.attention.to_q", "layers_0_attention_to_q"),
+        ("unet.base_model.model.blocks.0.proj", "blocks_0_proj"),
+        ("transformer.blocks.3.attn2.to_out.0", "blocks_3_cross_attn_o"),
+        ("oft_unet_mid_block_attn1_to_q", "mid_block_attn1_to_q"),
         (
             "text_encoder.text_model.encoder.layers.0.self_attn.to_q",
             "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 
 from lora_core.errors import LoraFileError
 from lora_core.files.cache import BoundedCache
-from lora_core.files.reader import file_stamp, read_adapter
-from tests.core.lora_tensors import pair
+from lora_core.files.reader import file_stamp, read_adapter, read_tensors
+from tests.core.lora_tensors import low_rank, pair
 
 
 def bad_files(tmp_path):
@@ -62,10 +63,10 @@ def test_a_replaced_file_is_read_again(write_lora, generator):
 def test_a_lora_in_use_does_not_change_when_its_file_is_overwritten(write_lora, generator):
     path = write_lora(pair("a", generator))
     adapter = read_adapter(path, "x")
-    kept = adapter.modules["a"].up.clone()
+    kept = low_rank(adapter, "a").up.clone()
     with open(path, "r+b") as file:
         file.write(bytes(path.stat().st_size))
-    assert torch.equal(adapter.modules["a"].up, kept)
+    assert torch.equal(low_rank(adapter, "a").up, kept)
 
 
 def test_metadata_comes_with_the_file(write_lora, generator):
@@ -91,3 +92,80 @@ def test_the_least_recently_used_entry_leaves_first():
     cache.put("c", "c", 1)
     assert cache.get("b") is None
     assert cache.get("a") == "a"
+
+
+class TestHeader:
+    """What a header may not say, and what it may. The fuzzing finds the rest."""
+
+    @staticmethod
+    def write(path, header, body=b""):
+        text = (header if isinstance(header, str) else json.dumps(header)).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+        return path
+
+    @pytest.mark.parametrize(
+        ("shape", "offsets", "message"),
+        [
+            ([2, 2], [0, 12], "are not those of 2 x 2 numbers of F32"),
+            ([10**1500, 10**1500, 10**1500], [0, 16], "are not those of 1000"),
+            ([0, 2**40, 2**40], [0, 0], "is absurd"),
+            ([4], [4, 20], "claims the bytes 4 to 20 of 16"),
+            ([True, 4], [0, 16], "no list of up to 8 sizes"),
+            ([4], [0.0, 16.0], "not two whole numbers"),
+            ([2], [8, 16], "leaves a gap after the start"),
+            ([2], [0, 8], "8 of its 16 bytes of weights belong to no tensor"),
+        ],
+    )
+    def test_a_tensor_that_lies_about_its_place_is_refused(self, shape, offsets, message, tmp_path):
+        header = {"a.diff": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}
+        path = self.write(tmp_path / "x.safetensors", header, bytes(16))
+        with pytest.raises(LoraFileError, match=message):
+            read_tensors(path, "x")
+
+    def test_overlapping_tensors_are_refused(self, tmp_path):
+        half = {"dtype": "F32", "shape": [2]}
+        header = {"a": {**half, "data_offsets": [0, 8]}, "b": {**half, "data_offsets": [4, 12]}}
+        path = self.write(tmp_path / "x.safetensors", header, bytes(12))
+        with pytest.raises(LoraFileError, match="'b' overlaps 'a'"):
+            read_tensors(path, "x")
+
+    @pytest.mark.parametrize(
+        ("header", "message"),
+        [
+            ('{"a": 1, "a": 2}', "names 'a' twice"),
+            ('{"a":' * 100_000, "nested too deeply|no JSON text"),
+            ('{"__metadata__": {"a": 1}}', "'a' is of type int; only text is allowed"),
+            ('{"__metadata__": {"a": "\\ud800"}}', "no valid Unicode"),
+            ('{"' + "x" * 2_000_000 + '": {}}', r"'x+'\.\.\. \(2000000 characters\) is no name"),
+            ("{" + '"a": [], ' * 600_000 + '"b": []}', "far more than any LoRA has"),
+            ('{"__metadata__": {"a": "' + "\u96e8" * 6_000_000 + '"}}', "not plain ASCII"),
+        ],
+    )
+    def test_a_header_that_is_none_is_refused(self, header, message, tmp_path):
+        with pytest.raises(LoraFileError, match=message):
+            read_tensors(self.write(tmp_path / "x.safetensors", header), "x")
+
+    def test_large_metadata_is_read(self, tmp_path):
+        said = {"ss_tag_frequency": json.dumps({"10_x": {f"tag {i}": i for i in range(99_999)}})}
+        said |= {"modelspec.thumbnail": "data:image/png;base64," + "A" * 5_000_000, "w": "\u96e8"}
+        path = self.write(tmp_path / "x.safetensors", {"__metadata__": said})
+        assert read_tensors(path, "x") == ({}, said)
+
+    def test_a_tensor_at_an_odd_place_is_read(self, tmp_path):
+        header = {
+            "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+            "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+        }
+        body = b"\x07" + torch.tensor([1.5, -2.0]).numpy().tobytes()
+        tensors, _ = read_tensors(self.write(tmp_path / "x.safetensors", header, body), "x")
+        assert tensors["a"].tolist() == [7]
+        assert tensors["b"].tolist() == [1.5, -2.0]
+
+
+def test_a_file_that_was_checked_before_is_not_searched_again(write_lora, generator):
+    tensors = pair("a", generator)
+    tensors["a.lora_up.weight"][0, 0] = float("nan")
+    path = write_lora(tensors)
+    with pytest.raises(LoraFileError, match="NaN"):
+        read_adapter(path, "x")
+    assert read_adapter(path, "x", checked=True).modules["a"].rank == 3

@@ -10,10 +10,10 @@ from lora_core.algebra.lowrank import delta
 from lora_core.errors import MatchError
 from lora_core.files.parse import parse_state_dict
 from lora_core.matching import MATCHING
-from lora_core.resolve import FusedFactors, resolve
+from lora_core.resolve import resolve
 from lora_core.stack.rows import StackRow
 from lora_core.targets import Target, TargetMap
-from tests.core.lora_tensors import pair
+from tests.core.lora_tensors import as_delta, low_rank, pair
 
 MODEL = TargetMap(
     names={
@@ -36,9 +36,11 @@ def lora(generator: torch.Generator, *modules: str, **options) -> AdapterFile:
     return parse_state_dict(tensors, "lora.safetensors")
 
 
-def as_delta(fused: FusedFactors) -> torch.Tensor:
-    terms = zip(fused.ups, fused.downs, fused.scales, strict=True)
-    return torch.stack([s * (u.double() @ d.double()) for u, d, s in terms]).sum(0)
+def ranks(steps) -> list[int]:
+    """The rank of every term of the one product that the steps are."""
+    ((kind, (ups, _), _),) = steps
+    assert kind == "low_rank"
+    return [up.shape[1] for up in ups]
 
 
 def test_a_stack_becomes_one_sum_per_weight(generator):
@@ -48,10 +50,10 @@ def test_a_stack_becomes_one_sum_per_weight(generator):
     )
     rows = [(StackRow("1", 0.8, 0.0), first), (StackRow("2", -0.3, 0.0), second)]
     resolved, account = resolve(rows, MODEL, None)
-    exact = 0.8 * delta(first.modules["lora_unet_a"], torch.float64)
-    exact -= 0.3 * delta(second.modules["lora_unet_a"], torch.float64)
-    assert list(resolved.model.fused) == [Target("a.weight")]
-    torch.testing.assert_close(as_delta(resolved.model.fused[Target("a.weight")]), exact)
+    exact = 0.8 * delta(low_rank(first, "lora_unet_a"), torch.float64)
+    exact -= 0.3 * delta(low_rank(second, "lora_unet_a"), torch.float64)
+    assert list(resolved.model.steps) == [Target("a.weight")]
+    torch.testing.assert_close(as_delta(resolved.model.steps[Target("a.weight")], 6, 5), exact)
     assert [row.model.matched for row in account.rows] == [1, 1]
     assert not account.warnings
 
@@ -59,37 +61,39 @@ def test_a_stack_becomes_one_sum_per_weight(generator):
 def test_model_and_text_encoder_take_their_own_strength(generator):
     both = lora(generator, "lora_unet_a", "lora_te_x", alpha=3.0)
     resolved, account = resolve([(StackRow("1", 0.5, 0.25), both)], MODEL, CLIP)
-    assert resolved.model.fused[Target("a.weight")].scales == (0.5,)
-    assert resolved.clip.fused[Target("x.weight")].scales == (0.25,)
+    ((_, _, on_model),) = resolved.model.steps[Target("a.weight")]
+    ((_, _, on_clip),) = resolved.clip.steps[Target("x.weight")]
+    assert (on_model, on_clip) == ((0.5,), (0.25,))
     assert account.rows[0].line().startswith("1 of 1 model keys, 1 of 1 text-encoder keys")
 
 
 def test_a_strength_of_zero_patches_nothing_but_is_accounted_for(generator):
     both = lora(generator, "lora_unet_a", "lora_te_x")
     resolved, account = resolve([(StackRow("1", 0.0, 1.0), both)], MODEL, CLIP)
-    assert not resolved.model.fused
-    assert list(resolved.clip.fused) == [Target("x.weight")]
+    assert not resolved.model.steps
+    assert list(resolved.clip.steps) == [Target("x.weight")]
     assert account.rows[0].model.matched == 1
 
 
 def test_a_slice_of_a_fused_weight_is_matched_by_its_own_shape(generator):
     resolved, _ = resolve([(StackRow("1"), lora(generator, "transformer.to_k"))], MODEL, None)
-    assert list(resolved.model.fused) == [Target("qkv.weight", (0, 6, 6))]
+    assert list(resolved.model.steps) == [Target("qkv.weight", (0, 6, 6))]
 
 
 def test_a_convolution_matches_by_its_kernel(generator):
     resolved, _ = resolve(
         [(StackRow("1"), lora(generator, "lora_unet_conv", kernel=(3, 3)))], MODEL, None
     )
-    (fused,) = resolved.model.fused.values()
-    assert fused.downs[0].shape == (3, 45)
+    ((step,),) = resolved.model.steps.values()
+    _, (_, downs), _ = step
+    assert downs[0].shape == (3, 45)
 
 
 def test_text_encoder_keys_without_a_clip_are_reported_and_never_an_error(generator):
     both = lora(generator, "lora_unet_a", "lora_te_x")
     for matching in MATCHING:
         resolved, account = resolve([(StackRow("1"), both)], MODEL, None, matching)
-        assert not resolved.clip.fused
+        assert not resolved.clip.steps
         assert account.warnings == ("1: no CLIP connected: its 1 keys were left aside",)
 
 
@@ -101,7 +105,7 @@ def test_a_text_encoder_lora_without_a_clip_is_no_error(generator):
 def test_a_few_leftovers_warn_with_every_key_and_its_reason(generator):
     some = lora(generator, "lora_unet_a", "transformer.to_k", "lora_unet_b", "lora_unet_gone")
     resolved, account = resolve([(StackRow("1"), some)], MODEL, None)
-    assert list(resolved.model.fused) == [Target("a.weight"), Target("qkv.weight", (0, 6, 6))]
+    assert list(resolved.model.steps) == [Target("a.weight"), Target("qkv.weight", (0, 6, 6))]
     assert [left.key for left in account.rows[0].unmatched] == ["lora_unet_b", "lora_unet_gone"]
     assert all(left.key in account.report() for left in account.rows[0].unmatched)
 
@@ -132,7 +136,7 @@ def test_partial_applies_what_fits_and_lists_the_rest(generator):
     resolved, account = resolve(
         [(StackRow("1"), mixed), (StackRow("2"), wide)], MODEL, None, "partial"
     )
-    assert len(resolved.model.fused[Target("a.weight")].ups) == 2
+    assert ranks(resolved.model.steps[Target("a.weight")]) == [3, 3]
     assert [item.key for item in account.rows[1].clashes] == ["lora_unet_conv"]
     assert [item.key for item in account.rows[1].unmatched] == ["nowhere"]
 
@@ -146,7 +150,7 @@ def test_most_of_a_file_left_over_is_refused_and_says_how_much(generator):
 def test_modules_of_a_family_that_is_not_read_count_as_keys_of_the_file(generator):
     tensors = pair("lora_unet_a", generator)
     for name in ("lora_unet_x", "lora_unet_y"):
-        tensors |= pair(name, generator) | {f"{name}.dora_scale": torch.ones(6, 1)}
+        tensors |= pair(name, generator) | {f"{name}.vera_lambda_b": torch.ones(6)}
     mixed = parse_state_dict(tensors, "x")
     with pytest.raises(MatchError, match=r"1 of 3 model keys"):
         resolve([(StackRow("1"), mixed)], MODEL, None)
@@ -188,7 +192,11 @@ def test_whole_differences_go_onto_their_weight_and_bias(generator):
         [(StackRow("1", 0.5), file), (StackRow("2", 1.0), file)], targets, None, "strict"
     )
     assert account.rows[0].line().startswith("2 of 2 model keys")
-    differences = {target: tensor.tolist() for target, tensor in resolved.model.differences.items()}
+    differences = {
+        target: as_delta(steps, *(targets.shape_of(target) or ())).tolist()
+        for target, steps in resolved.model.steps.items()
+        if steps[0][0] == "difference"
+    }
     assert differences == {
         Target("a.bias"): [3.0] * 6,
         Target("norm.weight"): [4.5] * 5,
@@ -232,7 +240,7 @@ def test_a_lora_that_mostly_matches_is_never_refused_for_its_guessed_base(genera
     tensors = pair("lora_unet_a", generator) | pair("lora_unet_gone", generator)
     said = parse_state_dict(tensors, "x", {"ss_base_model_version": "sdxl_base_v1-0"})
     resolved, account = resolve([(StackRow("1"), said)], MODEL, None)
-    assert resolved.model.fused
+    assert resolved.model.steps
     assert account.rows[0].lora_base == "SDXL"
 
 
@@ -240,13 +248,13 @@ def test_a_lora_that_matches_wholly_is_never_refused_for_what_its_metadata_says(
     tensors = pair("lora_unet_a", generator)
     said = parse_state_dict(tensors, "x", {"ss_base_model_version": "sdxl_base_v1-0"})
     resolved, _ = resolve([(StackRow("1"), said)], MODEL, None)
-    assert resolved.model.fused
+    assert resolved.model.steps
 
 
 def test_two_modules_of_one_file_for_one_weight_are_not_both_applied(generator):
     twins = lora(generator, "lora_unet_a", "alias_of_a")
     resolved, account = resolve([(StackRow("1"), twins)], MODEL, None)
-    assert len(resolved.model.fused[Target("a.weight")].ups) == 1
+    assert ranks(resolved.model.steps[Target("a.weight")]) == [3]
     assert "already feeds this weight" in account.rows[0].unmatched[0].reason
 
 
@@ -263,6 +271,6 @@ def test_an_unknown_matching_mode_is_refused(generator):
 
 def test_an_empty_stack_resolves_to_nothing_and_says_so():
     resolved, account = resolve([], MODEL, CLIP)
-    assert not resolved.model.fused
-    assert not resolved.clip.fused
+    assert not resolved.model.steps
+    assert not resolved.clip.steps
     assert "No LoRA is switched on" in account.report()

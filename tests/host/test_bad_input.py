@@ -43,10 +43,10 @@ def of_nothing_known(good):
     }
 
 
-def lokr(good):
+def vera(good):
     return {
-        "lora_unet_mid_block_attn.lokr_w1": torch.ones(2, 2),
-        "lora_unet_mid_block_attn.lokr_w2": torch.ones(2, 2),
+        "lora_unet_mid_block_attn.vera_lambda_b": torch.ones(2),
+        "lora_unet_mid_block_attn.vera_lambda_d": torch.ones(2),
     }
 
 
@@ -66,7 +66,7 @@ FILES: dict[str, tuple[Content, str]] = {
         of_nothing_known,
         "none of its keys fits this model, first 'some.layer'",
     ),
-    "lokr.safetensors": (lokr, "LoKr adapters are not read yet"),
+    "vera.safetensors": (vera, "VeRA adapters are not read"),
 }
 ROWS = {
     "missing file": (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_models import CONFIGS, kohya_lora, small_model
 
-from lora_core.adapters import AdapterFile
+from lora_core.adapters import AdapterFile, LowRank
 from lora_core.algebra.lowrank import delta
 from lora_core.errors import MatchError, PatchError
 from lora_core.files.parse import parse_state_dict
@@ -110,6 +110,7 @@ def test_a_stack_is_at_least_as_near_to_float64_as_cores_chain(family, dtype):
     for row, adapter in parsed(rows):
         for name, module in adapter.modules.items():
             key = names[name].key
+            assert isinstance(module, LowRank)
             exact[key] = exact[key] + row.model * delta(module, torch.float64).reshape(
                 exact[key].shape
             )
@@ -217,7 +218,7 @@ def test_a_low_memory_patch_is_rounded_once_not_once_per_lora(dtype):
     exact = base.double() + sum(
         0.5 * u.double() @ d.double() for u, d in zip(ups, downs, strict=True)
     )
-    adapter = StackAdapter({"w"}, (ups, downs, scales, False))
+    adapter = StackAdapter({"w"}, ((("low_rank", (ups, downs), scales),), False))
     weight = adapter.calculate_weight(base.clone(), "w", 1.0, 1.0, None, lambda x: x, dtype)
     ideal = exact.to(dtype)
     assert weight.dtype == dtype
@@ -231,7 +232,7 @@ def test_a_view_that_is_not_contiguous_is_patched_in_place():
     expected = whole.clone()
     up, down = torch.randn(12, 2, generator=generator), torch.randn(2, 4, generator=generator)
     expected[:, 3:7] += 0.5 * up @ down
-    StackAdapter({"w"}, ((up,), (down,), (0.5,), False)).calculate_weight(
+    StackAdapter({"w"}, ((("low_rank", ((up,), (down,)), (0.5,)),), False)).calculate_weight(
         whole.narrow(1, 3, 4), "w", 1.0, 1.0, (1, 3, 4), lambda x: x
     )
     torch.testing.assert_close(whole, expected)
@@ -239,9 +240,8 @@ def test_a_view_that_is_not_contiguous_is_patched_in_place():
 
 def test_an_adapter_survives_being_rebuilt_as_newer_hosts_do():
     generator = torch.Generator().manual_seed(1)
-    adapter = StackAdapter(
-        {"w"}, ((torch.randn(6, 2, generator=generator),), (torch.ones(2, 5),), (0.5,), False)
-    )
+    factors = ((torch.randn(6, 2, generator=generator),), (torch.ones(2, 5),))
+    adapter = StackAdapter({"w"}, ((("low_rank", factors, (0.5,)),), False))
     rebuilt = type(adapter)(adapter.loaded_keys, adapter.weights)
     weight = torch.zeros(6, 5)
     arguments = ("w", 1.0, 1.0, None, lambda x: x)
@@ -252,8 +252,9 @@ def test_an_adapter_survives_being_rebuilt_as_newer_hosts_do():
 
 
 def test_a_patch_that_cannot_be_computed_says_which_weight():
-    adapter = StackAdapter({"w"}, ((torch.ones(6, 2),), (torch.ones(2, 9),), (1.0,), False))
-    with pytest.raises(PatchError, match=r"'w': the stack of 1 LoRAs .* \(6, 5\)"):
+    factors = ((torch.ones(6, 2),), (torch.ones(2, 9),))
+    adapter = StackAdapter({"w"}, ((("low_rank", factors, (1.0,)),), False))
+    with pytest.raises(PatchError, match=r"'w': the stack's 1 steps .* \(6, 5\)"):
         adapter.calculate_weight(torch.zeros(6, 5), "w", 1.0, 1.0, None, lambda x: x)
 
 

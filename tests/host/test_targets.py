@@ -64,7 +64,7 @@ def test_a_module_is_found_under_every_scheme(scheme):
     resolved, _ = resolve(
         [(StackRow("x"), parse_state_dict(tensors, "x"))], targets, None, "strict"
     )
-    assert [target.key for target in resolved.model.fused] == [SD15_TO_K]
+    assert [target.key for target in resolved.model.steps] == [SD15_TO_K]
 
 
 def test_every_name_of_a_model_is_known_once_and_kept():

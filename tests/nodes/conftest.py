@@ -31,13 +31,13 @@ def _package(name: str, path: Path) -> types.ModuleType:
 
 def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
     base = "lora_loom.lora_core"
-    errors, account = (
-        importlib.import_module(f"{base}.errors"),
-        importlib.import_module(f"{base}.account"),
+    errors, account, lock, identity = (
+        importlib.import_module(f"{base}.{name}")
+        for name in ("errors", "account", "stack.lock", "files.identity")
     )
 
-    def find_lora(name: str) -> tuple[str, Path]:
-        if name not in LISTED:
+    def find_lora(name: str, sha256: str | None = None) -> tuple[str, Path]:
+        if name not in LISTED and sha256 is None:
             raise errors.LoraFileError(f"LoRA '{name}' not found in the loras folders.")
         return name, Path("/loras") / name
 
@@ -46,26 +46,62 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
         return types.SimpleNamespace(
             model=model and f"patched {model}",
             clip=clip and f"patched {clip}",
-            account=account.Account(),
+            account=account.Account() if model or clip else None,
             trigger_words="ohwx",
             facts="title: Rain",
+            identities=tuple(
+                lock.Identified(
+                    row, f"found/{row.name}", identity.FileHashes("a" * 64, "b" * 12), None
+                )
+                for row in stack.rows
+                if row.adapter is None
+            ),
+            notes=tuple(f"{row.name}: a note" for row in stack.rows if row.sha256),
         )
+
+    def check_order(name: str | None, lora_name: str | None) -> None:
+        if lora_name is not None and not lora_name.startswith("["):
+            find_lora(lora_name)
+        if name is not None and ".." in name:
+            raise errors.SaveError(f"'{name}' cannot be a file name")
+
+    def save_lora(lora_model: Any, lora_name: str, order: Any, model: Any, clip: Any) -> Any:
+        applied.append((lora_model, lora_name, order, model, clip))
+        return types.SimpleNamespace(name="loom/x.safetensors", report="saved", tensors=lora_model)
+
+    def block_stack(lora_stack: Any, blocks: str, row: int, *rest: Any) -> Any:
+        applied.append((lora_stack, blocks, row, *rest))
+        return types.SimpleNamespace(stack=list(lora_stack), report="said", images="drawn")
 
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
+        "blocking": {"block_stack": block_stack},
         "messages": {"stop_with": Stop},
+        "presets": {
+            "preset_names": lambda: ["none", "SD-MIDD"],
+            "preset_stamp": lambda preset: f"what {preset} says",
+        },
         "paths": {"find_lora": find_lora, "lora_names": lambda: list(LISTED)},
         "stacking": {
             "apply_stack": apply_stack,
-            "check_names": lambda stack: [find_lora(row.name) for row in stack.rows],
-            "stack_stamp": lambda stack: repr([row.name for row in stack.rows]),
+            "check_names": lambda stack: [find_lora(row.name, row.sha256) for row in stack.rows],
+            "stack_stamp": lambda stack: repr([(row.name, row.sha256) for row in stack.rows]),
             "outgoing": lambda stack: interop.StackList(stack, [row.name for row in stack.rows]),
             "in_memory_row": lambda tensors, model, clip: importlib.import_module(
                 f"{base}.stack.rows"
             ).StackRow(f"memory of {len(tensors)}", model, clip),
             "account_for": lambda adapter, model, clip: None,
             "load_named": None,
-            "row_facts": None,
+            "open_row": None,
+            "identify": None,
+        },
+        "saving": {
+            "NO_FILE": "[the LORA_MODEL input]",
+            "FOLDERS": ("output/loras", "models/loras"),
+            "IF_EXISTS": ("refuse", "add a number", "overwrite"),
+            "SaveOrder": lambda *values: values,
+            "check_order": check_order,
+            "save_lora": save_lora,
         },
     }
     modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 
@@ -72,6 +74,26 @@ def test_apply_reads_a_stack_of_another_pack(pack):
     assert (model, clip, matching) == ("M", None, "strict")
 
 
+def test_save_hands_the_whole_order_over_and_the_lora_on(pack):
+    lora = {"x": 1}
+    answer = pack.nodes["LoomSave"]().save(
+        "loom/x", "kohya", "fp16", "refuse", lora_model=lora, model="M", clip="C", title="Rain"
+    )
+    order = ("loom/x", "kohya", "fp16", "output/loras", "refuse", "", "Rain", "")
+    assert pack.applied == [(lora, "[the LORA_MODEL input]", order, "M", "C")]
+    assert results(answer) == ("loom/x.safetensors", "saved", lora)
+    assert answer["ui"]["text"] == ["saved"]
+
+
+def test_save_refuses_before_the_graph_runs_what_can_be_known(pack):
+    validate = pack.nodes["LoomSave"].VALIDATE_INPUTS
+    assert validate("loom/x") is True
+    assert validate("loom/x", "style.safetensors") is True
+    assert validate(None, None) is True
+    assert "cannot be a file name" in validate("../x")
+    assert "LoRA 'gone.safetensors' not found" in validate("x", "gone.safetensors")
+
+
 @pytest.mark.parametrize("node_id", ["LoomLoader", "LoomInspect"])
 def test_a_missing_file_is_refused_before_the_graph_runs(node_id, pack):
     validate = pack.nodes[node_id].VALIDATE_INPUTS
@@ -92,3 +114,67 @@ def test_a_change_of_file_is_a_change_of_the_node(pack):
     changed = pack.nodes["LoomStack"].IS_CHANGED
     assert changed('[{"lora": "a"}]') != changed('[{"lora": "b"}]')
     assert changed(None) == ""
+
+
+LOCK = '{"name": "gone.safetensors", "sha256": "' + "c" * 64 + '"}'
+
+
+def test_a_name_that_is_gone_passes_where_its_lock_can_tell_the_file(pack):
+    loader = pack.nodes["LoomLoader"]
+    assert loader.VALIDATE_INPUTS("gone.safetensors", LOCK) is True
+    assert loader.VALIDATE_INPUTS("gone.safetensors", None) is True
+    assert loader.VALIDATE_INPUTS("style.safetensors", LOCK) is True
+    assert "not found" in loader.VALIDATE_INPUTS("gone2.safetensors", LOCK)
+    assert "lora_lock is not JSON" in loader.VALIDATE_INPUTS("style.safetensors", "{")
+
+
+def test_the_loader_follows_its_lock_and_tells_the_page_what_to_keep(pack):
+    loader = pack.nodes["LoomLoader"]
+    assert loader.IS_CHANGED("gone.safetensors", LOCK) != loader.IS_CHANGED("gone.safetensors", "")
+    answer = loader().load("M", "gone.safetensors", 1.0, 1.0, lora_lock=LOCK)
+    (row,) = pack.applied[0][0].rows
+    assert (row.name, row.sha256) == ("gone.safetensors", "c" * 64)
+    (lock,) = answer["ui"]["loom_lock"]
+    assert json.loads(lock) == {
+        "name": "gone.safetensors",
+        "sha256": "a" * 64,
+        "autov3": "b" * 12,
+        "base": None,
+    }
+
+
+def test_the_stack_tells_the_page_of_its_own_rows_only(pack):
+    answer = pack.nodes["LoomStack"]().stack(
+        '[{"lora": "style.safetensors"}]',
+        lora_stack=[("dir/character.safetensors", 0.9, 0.9)],
+        lora_model={"x": 1},
+    )
+    assert answer["ui"]["loom_rows"] == [
+        {
+            "lora": "style.safetensors",
+            "name": "found/style.safetensors",
+            "sha256": "a" * 64,
+            "autov3": "b" * 12,
+        }
+    ]
+
+
+def test_notes_are_shown_even_where_nothing_is_matched(pack):
+    rows = json.dumps([{"lora": "style.safetensors", "sha256": "c" * 64}])
+    answer = pack.nodes["LoomStack"]().stack(rows)
+    assert "style.safetensors: a note" in "\n".join(answer["ui"]["text"])
+
+
+def test_blocks_hands_its_widgets_over_and_gives_stack_report_and_chart(pack):
+    node, rows = pack.nodes["LoomBlocks"], [("style.safetensors", 0.8, 0.8)]
+    answer = node().block(rows, "IN04=0.5", 1, "hako", "SD-MIDD", 7, model="M")
+    assert pack.applied == [(rows, "IN04=0.5", 1, "hako", "SD-MIDD", 7, "M", None)]
+    assert results(answer) == (rows, "said", "drawn")
+    assert answer["ui"]["text"] == ["said"]
+
+
+def test_blocks_offers_the_presets_and_is_changed_when_a_preset_is(pack):
+    node = pack.nodes["LoomBlocks"]
+    assert node.INPUT_TYPES()["required"]["preset"][0] == ["none", "SD-MIDD"]
+    assert node.IS_CHANGED(preset=None) == ""
+    assert node.IS_CHANGED(preset="SD-MIDD") != node.IS_CHANGED(preset="none")

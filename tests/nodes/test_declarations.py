@@ -58,14 +58,17 @@ def test_every_node_has_a_help_page_that_names_its_inputs(pack):
 
 def test_every_node_that_names_a_file_follows_it(pack):
     """IS_CHANGED must be a comparable value, never a truth value: True would compare equal to itself for ever."""
+    values = {
+        "lora_name": "style.safetensors",
+        "rows": '[{"lora": "style.safetensors"}]',
+        "text": "<lora:style:1>",
+        "preset": "SD-MIDD",  # presets may stand in files too
+    }
     for node in pack.nodes.values():
-        inputs = node.INPUT_TYPES()["required"]
-        named = next((name for name in ("lora_name", "rows", "text") if name in inputs), None)
+        sections = node.INPUT_TYPES()
+        inputs = {**sections["required"], **sections.get("optional", {})}
+        named = next((name for name in values if name in inputs), None)
         assert hasattr(node, "IS_CHANGED") == (named is not None)
         if named is not None:
-            value = {
-                "lora_name": "style.safetensors",
-                "rows": '[{"lora": "style.safetensors"}]',
-                "text": "<lora:style:1>",
-            }[named]
-            assert "style.safetensors" in node.IS_CHANGED(**{named: value})
+            said = "SD-MIDD" if named == "preset" else "style.safetensors"
+            assert said in node.IS_CHANGED(**{named: values[named]})

@@ -15,6 +15,8 @@ from tools.devkit.environment import ROOT, Environment, child_variables
 RINGS = ("core", "nodes", "host", "web")
 # Rings with a pytest.ini in their folder, which they are run from; the others use pyproject.toml.
 _OWN_SETTINGS = ("host", "web")
+# What --full sets: the counts that are sampled otherwise.
+_FULL_COUNTS = {"LOOM_FULL": "1", "LOOM_FUZZ_COUNT": "2000"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _variables(environment: Environment, full: bool) -> dict[str, str]:
     if browser is not None:
         variables["CHROME_PATH"] = str(browser)
     if full:
-        variables["LOOM_FULL"] = "1"
+        variables |= _FULL_COUNTS
     return variables
 
 

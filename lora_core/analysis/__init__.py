@@ -1,0 +1,1 @@
+"""What is in a LoRA and what it does, measured on its factors and drawn."""

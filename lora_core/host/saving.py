@@ -1,0 +1,172 @@
+"""A LoRA -> a file in a loras folder: what LoomSave calls."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+
+from ..account import describe
+from ..errors import LoraFileError, SaveError
+from ..files.convert import convert
+from ..files.dtypes import DTYPES, cast
+from ..files.metadata_edit import PEFT_SETTINGS, edited
+from ..files.parse import parse_state_dict
+from ..files.reader import read_tensors
+from ..files.schemes import KEEP
+from ..files.writer import taken, write_lora
+from .paths import find_lora
+from .targets import clip_targets, model_targets
+
+NO_FILE = "[the LORA_MODEL input]"
+FOLDERS = ("output/loras", "models/loras")
+REFUSE, NUMBER, OVERWRITE = "refuse", "add a number", "overwrite"
+IF_EXISTS = (REFUSE, NUMBER, OVERWRITE)
+
+_MOST_NUMBERS = 10_000
+_NO_NAME = re.compile(
+    r'[<>:"|?*\x00-\x1f]|[. ]$|^ |^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)', re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class SaveOrder:
+    """What to write and how. name: of the file within the folder, with subfolders, without extension.
+
+    scheme: of files.schemes.SCHEMES. dtype: of files.dtypes.DTYPES. folder: of FOLDERS. if_exists: of IF_EXISTS.
+    edits, title, words: see files.metadata_edit.edited.
+    """
+
+    name: str
+    scheme: str = KEEP
+    dtype: str = KEEP
+    folder: str = FOLDERS[0]
+    if_exists: str = REFUSE
+    edits: str = ""
+    title: str = ""
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """name: as the loras list shows it. report: what was written, in words. tensors: the LoRA that was given."""
+
+    name: str
+    report: str
+    tensors: Mapping[str, torch.Tensor]
+
+
+def save_lora(
+    lora_model: Mapping[str, torch.Tensor] | None,
+    lora_name: str,
+    order: SaveOrder,
+    model: Any = None,
+    clip: Any = None,
+) -> Saved:
+    """Write a LORA_MODEL, or a file of the loras list, as a new file. Raises LoraError; then there is no new file."""
+    tensors, metadata, label = _source(lora_model, lora_name)
+    owned = {key: tensor.detach().cpu() for key, tensor in tensors.items()}
+    adapter = parse_state_dict(owned, label, metadata)
+    path, listed = _place(order)
+    converted = convert(
+        owned,
+        adapter,
+        order.scheme,
+        None if model is None else model_targets(model),
+        None if clip is None else clip_targets(clip),
+    )
+    final, rounding = cast(converted.tensors, DTYPES[order.dtype], label, converted.dtypes)
+    if order.scheme != KEEP:
+        metadata = {key: value for key, value in metadata.items() if key != PEFT_SETTINGS}
+    metadata = edited(metadata, order.edits, order.title, order.words)
+    written = write_lora(final, metadata, path, replace=order.if_exists == OVERWRITE)
+    lines = [
+        f"saved as {listed} in {order.folder}: {path.stat().st_size / 1e6:.2f} MB, {len(final)} tensors, "
+        f"naming {order.scheme}, dtype {order.dtype}",
+        f"from {label}: {describe(adapter)}",
+        *converted.notes,
+        f"rounding: at most {rounding:.1e} of a matrix" if rounding else "values: not rounded",
+        f"AutoV3 {written['sshs_model_hash'][:12]}; read back and compared",
+    ]
+    return Saved(listed, "\n".join(lines), tensors)
+
+
+def check_order(name: str | None, lora_name: str | None) -> None:
+    """Raises SaveError or LoraFileError for what can be known before the graph runs; None is not known yet."""
+    if name is not None:
+        _parts(name)
+    if lora_name is not None and lora_name != NO_FILE:
+        find_lora(lora_name)
+
+
+def _source(
+    lora_model: Mapping[str, torch.Tensor] | None, lora_name: str
+) -> tuple[Mapping[str, torch.Tensor], dict[str, str], str]:
+    """Tensors, metadata, and what messages call them."""
+    if (lora_model is None) == (lora_name == NO_FILE):
+        both = "both are given" if lora_model is not None else "neither is given"
+        raise SaveError(
+            f"Loom Save writes a LORA_MODEL or a file of the list, and {both}. "
+            f"Connect lora_model and set lora_name to {NO_FILE}, or choose a file and connect nothing."
+        )
+    if lora_model is not None:
+        return lora_model, {}, "the LORA_MODEL input"
+    name, path = find_lora(lora_name)
+    return *read_tensors(path, name), name
+
+
+def _place(order: SaveOrder) -> tuple[Path, str]:
+    """The file to write and its name in the list. Raises SaveError where the name is taken or hidden."""
+    folder = _folder(order.folder)
+    *subfolders, stem = _parts(order.name)
+    path = folder.joinpath(*subfolders, f"{stem}.safetensors")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise SaveError(
+            f"'{order.name}' leads out of {order.folder} through a link. Choose another subfolder."
+        )
+    if order.if_exists == NUMBER:
+        numbered = (path.with_name(f"{stem}_{n}.safetensors") for n in range(2, _MOST_NUMBERS))
+        path = next((p for p in (path, *numbered) if not p.exists()), path)
+        if path.exists():
+            raise taken(path)
+    listed = str(path.relative_to(folder))
+    _check_not_hidden(listed, path)
+    return path, listed
+
+
+def _check_not_hidden(listed: str, path: Path) -> None:
+    """Two loras folders may hold the same name; loaders open the first."""
+    try:
+        _, found = find_lora(listed)
+    except LoraFileError:
+        return
+    if found.resolve() != path.resolve():
+        raise SaveError(
+            f"Another loras folder has a {listed} already, and every loader would open that one. Choose another name."
+        )
+
+
+def _folder(which: str) -> Path:
+    if which == FOLDERS[0]:
+        return Path(folder_paths.get_output_directory()) / "loras"
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def _parts(name: str) -> list[str]:
+    """The subfolders and the file's stem, valid on every system. Raises SaveError."""
+    bare = name.strip().replace("\\", "/")
+    bare = bare[: -len(".safetensors")] if bare.lower().endswith(".safetensors") else bare
+    parts = bare.split("/")
+    bad = next((part for part in parts if part in ("", ".", "..") or _NO_NAME.search(part)), None)
+    if bad is not None or len(os.fsencode(parts[-1])) > 200:
+        raise SaveError(
+            f"'{name}' cannot be a file name in the loras folder ({bad!r}). "
+            "Use letters, digits, spaces, - and _, and / for subfolders."
+        )
+    return parts

@@ -1,0 +1,78 @@
+"""A Loom Loader keeps the hashes of its file after a run, in every way that the page draws nodes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from test_page import load, press_run, workflow
+
+STYLE, CHARACTER = "loom_toy_style.safetensors", "loom_toy_character.safetensors"
+LOADER = "window.app.graph.nodes.find(node => node.type === 'LoomLoader')"
+
+
+def widget(page, name: str) -> Any:
+    return page.evaluate(f"name => {LOADER}.widgets.find(w => w.name === name).value", name)
+
+
+def set_widget(page, name: str, value: str) -> None:
+    page.evaluate(
+        f"([name, value]) => {{ {LOADER}.widgets.find(w => w.name === name).value = value; }}",
+        [name, value],
+    )
+
+
+def run(page, client) -> None:
+    client.free()
+    assert press_run(page)["kind"] == "execution_success"
+
+
+def wait_for_lock_of(page, name: str) -> dict[str, Any]:
+    page.wait_for_function(
+        f"name => {LOADER}.widgets.find(w => w.name === 'lora_lock').value.includes(name)",
+        arg=json.dumps(name),
+    )
+    return json.loads(widget(page, "lora_lock"))
+
+
+def test_a_run_fills_the_lock_which_is_saved_and_sent(page, client, save_screenshot):
+    load(page, workflow("one_lora"))
+    assert widget(page, "lora_lock") == ""
+    run(page, client)
+    lock = wait_for_lock_of(page, STYLE)
+    assert len(lock["sha256"]) == 64
+    assert len(lock["autov3"]) == 12
+    save_screenshot(page, "lock")
+    (saved,) = [
+        node
+        for node in page.evaluate("() => window.app.graph.serialize()")["nodes"]
+        if node["type"] == "LoomLoader"
+    ]
+    assert json.loads(saved["widgets_values"][4]) == lock
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    (loader,) = [node for node in sent.values() if node["class_type"] == "LoomLoader"]
+    assert json.loads(loader["inputs"]["lora_lock"]) == lock
+
+
+def test_a_lock_stands_while_the_lora_does_and_is_renewed_when_another_is_chosen(page, client):
+    load(page, workflow("one_lora"))
+    run(page, client)
+    first = wait_for_lock_of(page, STYLE)
+    kept = json.dumps({**first, "accept": True})
+    set_widget(page, "lora_lock", kept)
+    run(page, client)
+    assert widget(page, "lora_lock") == kept
+    set_widget(page, "lora_name", CHARACTER)
+    run(page, client)
+    assert wait_for_lock_of(page, CHARACTER)["sha256"] != first["sha256"]
+
+
+def test_a_workflow_from_before_there_were_locks_opens_and_runs(page, client):
+    graph = workflow("one_lora")
+    for node in graph["nodes"]:
+        if node["type"] == "LoomLoader":
+            node["widgets_values"] = node["widgets_values"][:4]
+    load(page, graph)
+    assert widget(page, "lora_lock") == ""
+    run(page, client)
+    wait_for_lock_of(page, STYLE)
