@@ -89,3 +89,15 @@ def test_the_words_of_a_sidecar_come_out_when_they_change(client, host):
     changed = client.run(prompt)
     assert "another word" in changed.outputs["3"]["text"][0]
     assert "sidecar word" not in changed.outputs["3"]["text"][0]
+
+
+def test_block_strengths_of_a_tag_are_those_of_a_row(client):
+    row = {"lora": STYLE, "model": 0.8, "clip": 0.8}
+    plain, blocked = (
+        pixels(client, with_rows(twin(client, "lora_stack"), [{**row, "blocks": blocks}]))
+        for blocks in ("", "SD-MIDD")
+    )
+    tag = f"<lora:{stem(STYLE)}:0.8:0.8:LBW=SD-MIDD;>"
+    prompt = with_text(twin(client, "prompt_tags"), f"{WORDS} {tag}", dialect="lbw")
+    assert np.array_equal(pixels(client, prompt), blocked)
+    assert not np.array_equal(plain, blocked)
