@@ -63,11 +63,6 @@ class OpenRow:
     def notes(self) -> tuple[str, ...]:
         return () if self.found is None else self.found.notes
 
-    @property
-    def facts(self) -> LoraFacts:
-        """What file and sidecars say; of a LoRA in memory only its own metadata speaks."""
-        return gather(self.adapter.metadata, None if self.found is None else self.found.path)
-
 
 def in_memory_row(tensors: Mapping[str, torch.Tensor], model: float, clip: float) -> StackRow:
     """A row for a LORA_MODEL socket. Raises LoraError.
@@ -94,7 +89,7 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     """
     opened = [open_row(row) for row in stack.active.rows]
     identities = identify(opened)
-    known = [(item.row, item.facts) for item in opened]
+    known = [(item.row, facts_of(item)) for item in opened]
     words, facts = joined_words(known), stack_facts(known)
     notes = tuple(f"{item.row.name}: {note}" for item in opened for note in item.notes)
     if model is None and clip is None:
@@ -137,6 +132,11 @@ def load_row(row: StackRow) -> AdapterFile:
     return open_row(row).adapter
 
 
+def facts_of(item: OpenRow) -> LoraFacts:
+    """What the file and its sidecars say of a row's LoRA; of one in memory only its own metadata speaks."""
+    return gather(item.adapter.metadata, None if item.found is None else item.found.path)
+
+
 def load_named(name: str) -> AdapterFile:
     """The LoRA of a name in the loras list. Raises LoraError."""
     return load_row(StackRow(name))
@@ -164,13 +164,13 @@ def stack_stamp(stack: LoraStack) -> str:
     return repr([_row_stamp(row) for row in stack.rows if row.adapter is None])
 
 
-def _row_stamp(row: StackRow) -> tuple[FileStamp, tuple[str, ...]] | None:
+def _row_stamp(row: StackRow) -> tuple[FileStamp, list[str]] | None:
     """Of the file that a row means; where only hashing can tell, of the one under its name, None where there is none."""
     answer = find_known(row)
     path = answer.named if isinstance(answer, Undecided) else answer.path
     if path is None:
         return None
-    return real_stamp(path), tuple(word.value for word in sidecar_facts(path).words)
+    return real_stamp(path), [word.value for word in sidecar_facts(path).words]
 
 
 def check_names(stack: LoraStack) -> None:

@@ -34,9 +34,9 @@ _MODULATION = re.compile(r"^(?:img_|txt_)?mod|modulation|^ada_?ln|^scale_shift|^
 _ATTENTION = re.compile(r"(?:^|_)attn\d?(?:$|_)|attention|^w?qkv")
 _CROSS = re.compile(r"cross|encdec|^attn2$")
 _FEED_FORWARD = re.compile(
-    r"^(?:img_|txt_)?(?:ff|ffn|mlp|feed_?forward|dense)|^layer[12]$|^channelwise$"
+    r"^(?:img_|txt_)?(?:ff|ffn|mlp|feed_?forward|dense)|^layer[12]$|^(?:moe|experts?|channelwise)$"
 )
-_PROJECTION = re.compile(r"(?:^|_)proj(?:_in|_out)?$|^skip_linear$")
+_PROJECTION = re.compile(r"(?:^|_)proj(?:_in|_out)?$|^skip_linear$|^linear2$")
 _TEXT = re.compile(r"^txt_|^context_block$|^(?:to_)?add_|added|_y$|_t$|^(?:mlp|mod)c$")
 _IMAGE = re.compile(r"^img_|^x_block$|_x$|_i$|^w2[qkvo]$|^(?:mlp|mod)x$")
 _ROLES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(

@@ -20,7 +20,10 @@ def widgets_text(
 
     A preset of the user's own files is written out, so that the text means the same on another machine.
     """
-    lines = []
+    parse_blocks(
+        blocks, presets
+    )  # alone, so that an error says the line and column that the person sees
+    before = []
     if preset != NO_PRESET:
         if preset not in presets:
             raise StackError(
@@ -28,20 +31,18 @@ def widgets_text(
             )
         own = preset not in BUILT_IN or BUILT_IN[preset] != presets[preset]
         found = presets[preset]
-        lines.append(f"dialect={found.dialect}\n{found.text}" if own else preset)
-    if blocks.strip().startswith("{"):
-        if preset != NO_PRESET:
+        said = found.text.replace("\n", ";")
+        before += [f"dialect={found.dialect}", said] if own else [preset]
+    if blocks.lstrip().startswith("{"):
+        if before:
             raise StackError(
                 "Block strengths as JSON stand alone; write entries such as IN04=0.5 to go on from a preset."
             )
         return blocks
-    if blocks.strip():
-        lines.append(f"dialect={dialect}\n{blocks}")
-    if not lines:
+    if not before and not blocks.strip():
         return ""
-    text = "\n".join([f"dialect={dialect}", f"seed={seed}", *lines])
-    parse_blocks(text, presets)
-    return text
+    # On one line, so that the lines of the text keep their numbers.
+    return "; ".join([f"seed={seed}", *before, f"dialect={dialect}", blocks])
 
 
 def with_blocks(stack: LoraStack, text: str, row: int = 0) -> LoraStack:

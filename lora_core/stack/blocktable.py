@@ -6,6 +6,7 @@ A block list is a module list whose items hold several named matrices: `double_b
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,8 +156,13 @@ def _encoder_places(
         prefix = encoder.replace("_", "").upper()
         prefix += "_" if prefix[-1].isdigit() or prefix in taken else ""
         lists = _block_lists({path: shapes[key] for key, path in keys.items()})
-        sizes = {each: sum(path[: len(each)] == each for path in keys.values()) for each in lists}
-        # The longest list is the encoder itself; others (an encoder of pictures) add their names.
+        sizes = {
+            each: sum(
+                math.prod(shapes[key]) for key, path in keys.items() if path[: len(each)] == each
+            )
+            for each in lists
+        }
+        # The largest list is the encoder itself; others (an encoder of pictures) add their names.
         names = {each: prefix + "_".join(each).upper() + "_" for each in lists}
         if lists:
             names[max(sorted(lists), key=lambda each: sizes[each])] = prefix

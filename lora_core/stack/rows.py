@@ -69,13 +69,11 @@ class StackRow:
             )
 
     def _check_texts(self) -> None:
-        for field, what in (
-            ("blocks", "the block strengths must be text such as 'IN04=0.5'"),
-            ("schedule", "the schedule must be text such as '0@0,1@0.5'"),
-        ):
-            value = getattr(self, field)
-            if not isinstance(value, str):
-                raise StackError(f"'{self.name}': {what}; found {value!r:.80}.")
+        for field, example in (("blocks", "IN04=0.5"), ("schedule", "0@0,1@0.5")):
+            if not isinstance(getattr(self, field), str):
+                raise StackError(
+                    f"'{self.name}': {field} must be text such as '{example}'; found {getattr(self, field)!r:.200}."
+                )
         if self.words is None:
             return
         if not isinstance(self.words, list | tuple) or not all(

@@ -3,7 +3,7 @@
 {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8, "on": true, "role": "style", "blocks": ""}]}
 A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free", blocks to "".
 "sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
-"words": null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
+words: null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
 """
 
 from __future__ import annotations

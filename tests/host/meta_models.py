@@ -294,6 +294,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+# What two families take from the checkpoint itself while they are built.
+_EMBEDDER = {
+    f"conditioner.conditioners.{which}.embedder.embedding.{name}": torch.zeros(shape)
+    for which in ("seconds_start", "seconds_total")
+    for name, shape in (("0.weights", (128,)), ("1.weight", (768, 257)), ("1.bias", (768,)))
+}
+_WEIGHTS: dict[str, dict[str, torch.Tensor]] = {
+    "Stable_Zero123": {
+        "cc_projection.weight": torch.zeros(768, 772, device="meta"),
+        "cc_projection.bias": torch.zeros(768, device="meta"),
+    },
+    "StableAudio": _EMBEDDER,
+}
+
+
 def meta_model(name: str) -> Any:
     """The host's inner model of a configuration class, its weights on the meta device."""
     config_class = getattr(comfy.supported_models, name)
@@ -303,4 +318,4 @@ def meta_model(name: str) -> Any:
         "noise_schedule_config": {"timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},
         "timestep_dim": 768,
     }
-    return config.get_model({}, device=torch.device("meta"))
+    return config.get_model(_WEIGHTS.get(name, {}), device=torch.device("meta"))

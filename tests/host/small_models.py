@@ -64,10 +64,33 @@ if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
     FLUX_DIT["txt_ids_dims"] = []
 
 
-def small_model(family: str, dtype: torch.dtype, seed: int = 0) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL of the family with random weights of scale 0.05 in `dtype`, wholly on the CPU."""
+# The published numbers of blocks, at small widths.
+ALL_BLOCKS: dict[str, dict] = {
+    "SD1.5": {
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 1, 2, 2],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    },
+    "SDXL": {
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 1, 1],
+        "transformer_depth": [0, 0, 1, 1, 1, 1],
+        "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1],
+    },
+    "Flux": {"depth": 19, "depth_single_blocks": 38},
+}
+
+
+def small_model(
+    family: str, dtype: torch.dtype, seed: int = 0, **settings: object
+) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL of the family with random weights of scale 0.05 in `dtype`, wholly on the CPU.
+
+    settings: what of the family's configuration differs, such as ALL_BLOCKS[family].
+    """
     config_class, unet = CONFIGS[family]
-    config = config_class(dict(unet))
+    config = config_class(unet | settings)
     config.set_inference_dtype(dtype, None)
     inner = config.get_model({}, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)

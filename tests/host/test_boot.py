@@ -12,7 +12,7 @@ from tools.devkit.host_client import PromptFailed, PromptRefused
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "lora-loom"
-NODES = ("LoomLoader", "LoomStack", "LoomApply", "LoomTags", "LoomInspect")
+NODES = ("LoomLoader", "LoomStack", "LoomApply", "LoomInspect", "LoomDataset")
 
 
 def import_lines(log: str) -> list[str]:

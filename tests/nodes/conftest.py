@@ -29,7 +29,27 @@ def _package(name: str, path: Path) -> types.ModuleType:
     return module
 
 
-def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
+def _fake_datasets(errors: types.ModuleType, made: list[Any]) -> dict[str, Any]:
+    """Of lora_core.host.datasets: one folder, "set"; what a dataset was asked for is remembered."""
+
+    def check_folders(*folders: str | None) -> None:
+        for folder in folders:
+            if folder not in (None, "", "set"):
+                raise errors.DatasetError(f"There is no folder '{folder}'.")
+
+    def make_dataset(*asked: Any) -> Any:
+        made.append(asked)
+        return types.SimpleNamespace(dataset="dataset", report="12 pictures", sheet="sheet")
+
+    return {
+        "check_folders": check_folders,
+        "folders_stamp": lambda *folders: repr(folders),
+        "make_dataset": make_dataset,
+        "typed_here": lambda prompt, node, name: isinstance(prompt[node]["inputs"].get(name), str),
+    }
+
+
+def _fake_host(applied: list[Any], made: list[Any]) -> dict[str, types.ModuleType]:
     base = "lora_loom.lora_core"
     errors, account, lock, identity = (
         importlib.import_module(f"{base}.{name}")
@@ -48,7 +68,6 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             clip=clip and f"patched {clip}",
             account=account.Account() if model or clip else None,
             trigger_words="ohwx",
-            facts="title: Rain",
             identities=tuple(
                 lock.Identified(
                     row, f"found/{row.name}", identity.FileHashes("a" * 64, "b" * 12), None
@@ -57,6 +76,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
                 if row.adapter is None
             ),
             notes=tuple(f"{row.name}: a note" for row in stack.rows if row.sha256),
+            facts="title: Rain",
         )
 
     def check_order(name: str | None, lora_name: str | None) -> None:
@@ -76,6 +96,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
         "blocking": {"block_stack": block_stack},
+        "datasets": _fake_datasets(errors, made),
         "messages": {"stop_with": Stop},
         "presets": {
             "preset_names": lambda: ["none", "SD-MIDD"],
@@ -94,6 +115,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             "load_named": None,
             "open_row": None,
             "identify": None,
+            "facts_of": None,
         },
         "saving": {
             "NO_FILE": "[the LORA_MODEL input]",
@@ -113,11 +135,12 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
 
 @dataclass(frozen=True)
 class Pack:
-    """The mappings, and the stacks that were applied."""
+    """The mappings, the stacks that were applied, and the datasets that were made."""
 
     nodes: dict[str, type]
     titles: dict[str, str]
     applied: list[Any]
+    made: list[Any]
 
 
 @pytest.fixture
@@ -125,11 +148,12 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pack]:
     """The node classes over a fake host, gone again after the test."""
     before = set(sys.modules)
     applied: list[Any] = []
+    made: list[Any] = []
     monkeypatch.setitem(sys.modules, "lora_loom", _package("lora_loom", ROOT))
-    for name, module in _fake_host(applied).items():
+    for name, module in _fake_host(applied, made).items():
         monkeypatch.setitem(sys.modules, name, module)
     loaded = importlib.import_module("lora_loom.nodes")
-    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied)
+    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied, made)
     for name in set(sys.modules) - before:
         if name.startswith("lora_loom"):
             del sys.modules[name]
