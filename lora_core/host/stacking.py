@@ -158,7 +158,7 @@ def _target_maps(model: Any, clip: Any) -> tuple[TargetMap | None, TargetMap | N
 def stack_stamp(stack: LoraStack) -> str:
     """Changes when any row of the stack means another file; what a node's IS_CHANGED returns. Raises LoraError.
 
-    It changes with the trigger words of sidecars too, but not with anything else in them: an info page that another
+    It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
     pack opened must not make a graph run again.
     """
     return repr([_row_stamp(row) for row in stack.rows if row.adapter is None])

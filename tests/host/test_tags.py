@@ -95,9 +95,9 @@ def test_block_strengths_of_a_tag_are_those_of_a_row(client):
     row = {"lora": STYLE, "model": 0.8, "clip": 0.8}
     plain, blocked = (
         pixels(client, with_rows(twin(client, "lora_stack"), [{**row, "blocks": blocks}]))
-        for blocks in ("", "SD-MIDD")
+        for blocks in ("", "*=0.5")
     )
-    tag = f"<lora:{stem(STYLE)}:0.8:0.8:LBW=SD-MIDD;>"
+    tag = f"<lora:{stem(STYLE)}:0.8:0.8:LBW=*=0.5;>"
     prompt = with_text(twin(client, "prompt_tags"), f"{WORDS} {tag}", dialect="lbw")
     assert np.array_equal(pixels(client, prompt), blocked)
     assert not np.array_equal(plain, blocked)
