@@ -33,3 +33,7 @@ class SaveError(LoraError):
 
 class DatasetError(LoraError):
     """Pictures or captions that cannot be trained on: unreadable, outside the folder, settings that make no sense."""
+
+
+class MergeError(LoraError):
+    """Rows that cannot be merged, or a merge that was asked for in a way that makes no sense."""

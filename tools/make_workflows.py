@@ -168,11 +168,89 @@ def prompt_tags(models: Models) -> Graph:
     return graph
 
 
+def block_strengths(models: Models) -> Graph:
+    """The pair with strengths of single blocks, and the chart of what they leave."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
+    blocks = graph.add(
+        "LoomBlocks",
+        (860, 120),
+        (360, 420),
+        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
+        [
+            ("lora_stack", "LORA_STACK", (stack, 2)),
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
+        ["IN*=1\nOUT*=0.9", 0, "auto", "none", 0, "fixed"],
+    )
+    graph.add("PreviewImage", (860, 600), (360, 300), [], [("images", "IMAGE", (blocks, 2))])
+    apply = parts.apply(graph, checkpoint, (blocks, 0), left=1260)
+    parts.picture(
+        graph,
+        models,
+        (apply, 0),
+        (apply, 1),
+        (checkpoint, 2),
+        models.both_prompt,
+        "loom/block_strengths",
+        left=1600,
+    )
+    graph.note(
+        (40, 280),
+        (340, 160),
+        f"## Block strengths\nOne line a block or range. The chart shows what is left of each. {models.where}",
+    )
+    return graph
+
+
+def merge_and_save(models: Models) -> Graph:
+    """The pair merged into one LoRA, made smaller, saved, and used."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
+    merged = parts.merge(graph, checkpoint, (stack, 2))
+    graph.add("PreviewImage", (860, 640), (360, 300), [], [("images", "IMAGE", (merged, 2))])
+    saved = parts.resize_and_save(graph, (merged, 0))
+    used = graph.add(
+        "LoomStack",
+        (1660, 120),
+        (340, 300),
+        parts.STACK_OUTPUTS,
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("lora_stack", "LORA_STACK", None),
+            ("lora_model", "LORA_MODEL", (saved, 2)),
+        ],
+        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto"],
+    )
+    parts.picture(
+        graph,
+        models,
+        (used, 0),
+        (used, 1),
+        (checkpoint, 2),
+        models.both_prompt,
+        "loom/merge_and_save",
+        left=2040,
+    )
+    graph.note(
+        (40, 280),
+        (340, 160),
+        f"## Merge and save\nThe certificate says what every layer kept. {models.where}",
+    )
+    return graph
+
+
 WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "one_lora": one_lora,
     "style_and_character": style_and_character,
     "lora_stack": lora_stack,
     "prompt_tags": prompt_tags,
+    "block_strengths": block_strengths,
+    "merge_and_save": merge_and_save,
 }
 
 

@@ -35,10 +35,10 @@ def checkpoint(graph: Graph, models: Models) -> int:
     )
 
 
-def apply(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
+def apply(graph: Graph, checkpoint: int, stack: tuple[int, int], left: int = 860) -> int:
     return graph.add(
         "LoomApply",
-        (860, 120),
+        (left, 120),
         (300, 220),
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("report", "STRING")],
         [
@@ -48,6 +48,15 @@ def apply(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
         ],
         ["auto"],
     )
+
+
+STACK_OUTPUTS = [
+    ("MODEL", "MODEL"),
+    ("CLIP", "CLIP"),
+    ("LORA_STACK", "LORA_STACK"),
+    ("trigger words", "STRING"),
+    ("facts", "STRING"),
+]
 
 
 def stack(
@@ -62,13 +71,7 @@ def stack(
         "LoomStack",
         (420, 120),
         (400, 420),
-        [
-            ("MODEL", "MODEL"),
-            ("CLIP", "CLIP"),
-            ("LORA_STACK", "LORA_STACK"),
-            ("trigger words", "STRING"),
-            ("facts", "STRING"),
-        ],
+        STACK_OUTPUTS,
         [
             ("model", "MODEL", model),
             ("clip", "CLIP", clip),
@@ -146,3 +149,57 @@ def picture(
         [("images", "IMAGE", (decoded, 0))],
         [prefix],
     )
+
+
+def merge(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
+    return graph.add(
+        "LoomMerge",
+        (860, 120),
+        (360, 480),
+        [
+            ("LORA_MODEL", "LORA_MODEL"),
+            ("report", "STRING"),
+            ("chart", "IMAGE"),
+            ("certificate", "STRING"),
+        ],
+        [
+            ("lora_stack", "LORA_STACK", stack),
+            ("lora_model_1", "LORA_MODEL", None),
+            ("lora_model_2", "LORA_MODEL", None),
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
+        ["svd", "energy", 32, 0.999, 20.0, 100.0, "auto", 1.0, 1.0, "", 0.5, 0.1, 0.01, 1.0, False, 0],
+    )
+
+
+def resize_and_save(graph: Graph, lora: tuple[int, int]) -> int:
+    """The LoRA at a smaller rank, written in kohya's naming."""
+    resized = graph.add(
+        "LoomResize",
+        (1260, 120),
+        (360, 300),
+        [
+            ("LORA_MODEL", "LORA_MODEL"),
+            ("report", "STRING"),
+            ("chart", "IMAGE"),
+            ("certificate", "STRING"),
+        ],
+        [("lora_model", "LORA_MODEL", lora)],
+        ["[the LORA_MODEL input]", "energy", 32, 0.99, 20.0, 100.0, "auto"],
+    )
+    return graph.add(
+        "LoomSave",
+        (1260, 480),
+        (360, 420),
+        [("lora_name", "STRING"), ("report", "STRING"), ("LORA_MODEL", "LORA_MODEL")],
+        [
+            ("lora_model", "LORA_MODEL", (resized, 0)),
+            ("model", "MODEL", None),
+            ("clip", "CLIP", None),
+        ],
+        [
+            "loom/style_and_character", "kohya", "fp16", "overwrite", "[the LORA_MODEL input]",
+            "Style and character", "", "", "output/loras",
+        ],
+    )  # fmt: skip

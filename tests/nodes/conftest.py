@@ -49,7 +49,21 @@ def _fake_datasets(errors: types.ModuleType, made: list[Any]) -> dict[str, Any]:
     }
 
 
-def _fake_host(applied: list[Any], made: list[Any]) -> dict[str, types.ModuleType]:
+def _fake_merging(merged: list[Any]) -> dict[str, Any]:
+    """Merge and resize that remember what they were asked and answer something recognisable."""
+
+    def remember(*asked: Any) -> Any:
+        merged.append(asked)
+        return types.SimpleNamespace(
+            lora_model={"x": 1}, report="well", chart="a chart", certificate="{}"
+        )
+
+    return {"merge_stack": remember, "resize_one": remember, "Answer": types.SimpleNamespace}
+
+
+def _fake_host(
+    applied: list[Any], made: list[Any], merged: list[Any]
+) -> dict[str, types.ModuleType]:
     base = "lora_loom.lora_core"
     errors, account, lock, identity = (
         importlib.import_module(f"{base}.{name}")
@@ -125,6 +139,7 @@ def _fake_host(applied: list[Any], made: list[Any]) -> dict[str, types.ModuleTyp
             "check_order": check_order,
             "save_lora": save_lora,
         },
+        "merging": _fake_merging(merged),
     }
     modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}
     for name, members in fakes.items():
@@ -135,12 +150,13 @@ def _fake_host(applied: list[Any], made: list[Any]) -> dict[str, types.ModuleTyp
 
 @dataclass(frozen=True)
 class Pack:
-    """The mappings, the stacks that were applied, and the datasets that were made."""
+    """The mappings, the stacks that were applied, the datasets that were made, the calls that merge or resize."""
 
     nodes: dict[str, type]
     titles: dict[str, str]
     applied: list[Any]
     made: list[Any]
+    merged: list[Any]
 
 
 @pytest.fixture
@@ -149,11 +165,12 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pack]:
     before = set(sys.modules)
     applied: list[Any] = []
     made: list[Any] = []
+    merged: list[Any] = []
     monkeypatch.setitem(sys.modules, "lora_loom", _package("lora_loom", ROOT))
-    for name, module in _fake_host(applied, made).items():
+    for name, module in _fake_host(applied, made, merged).items():
         monkeypatch.setitem(sys.modules, name, module)
     loaded = importlib.import_module("lora_loom.nodes")
-    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied, made)
+    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied, made, merged)
     for name in set(sys.modules) - before:
         if name.startswith("lora_loom"):
             del sys.modules[name]
