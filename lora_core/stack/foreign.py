@@ -22,7 +22,7 @@ from .tags import has_tags, read_tags
 # How the page writes that a node is muted or bypassed.
 _SWITCHED_OFF = (2, 4)
 # Fields that only our own rows have.
-_OURS = {"model", "clip", "role", "words"}
+_OURS = {"model", "clip", "role", "words", "sha256", "autov3", "accept", "blocks"}
 _ROW_INPUT = re.compile(r"lora_\d+", re.IGNORECASE)
 
 

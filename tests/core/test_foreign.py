@@ -266,6 +266,7 @@ def test_our_own_rows_are_never_taken_for_foreign_ones(text):
         '{"rows": [{"on": true, "lora": "a", "strength": 1}]}',
         '[{"on": true, "lora": "a", "strength": 1}, {"lora": "b"}]',
         '[{"on": true, "lora": "a", "strength": 1, "model": 1}]',
+        '[{"on": true, "lora": "a", "strength": 1, "sha256": ""}]',
         '[{"lora": "a", "strength": 1}]',
         '{"nodes": []}',
         '[{"name": "a"}]',

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
@@ -64,3 +66,38 @@ def test_rows_of_another_pack_pasted_into_the_stack_are_applied(client):
     )
     ours, theirs = (with_rows(twin(client, "lora_stack"), rows) for rows in (ROWS, rgthree))
     assert np.array_equal(pixels(client, ours), pixels(client, theirs))
+
+
+def test_the_words_of_a_sidecar_come_out_when_they_change(client, host):
+    loras = host.base / "models" / "loras"
+    shutil.copyfile(loras / STYLE, loras / "worded.safetensors")
+    sidecar = loras / "worded.civitai.info"
+    sidecar.write_text('{"trainedWords": ["sidecar word"]}', encoding="utf-8")
+    prompt = {
+        "1": {"class_type": "LoomInspect", "inputs": {"lora_name": "worded.safetensors"}},
+        "2": {"class_type": "LoomStack", "inputs": {"rows": '[{"lora": "worded.safetensors"}]'}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 3]}},
+    }
+    first = client.run(prompt)
+    assert "sidecar word (worded.civitai.info: trainedWords)" in first.outputs["1"]["text"][0]
+    assert "sidecar word" in first.outputs["3"]["text"][0]
+    sidecar.write_text(
+        '{"description": "more", "trainedWords": ["sidecar word"]}', encoding="utf-8"
+    )
+    assert client.run(prompt).executed == ()
+    sidecar.write_text('{"trainedWords": ["another word"]}', encoding="utf-8")
+    changed = client.run(prompt)
+    assert "another word" in changed.outputs["3"]["text"][0]
+    assert "sidecar word" not in changed.outputs["3"]["text"][0]
+
+
+def test_block_strengths_of_a_tag_are_those_of_a_row(client):
+    row = {"lora": STYLE, "model": 0.8, "clip": 0.8}
+    plain, blocked = (
+        pixels(client, with_rows(twin(client, "lora_stack"), [{**row, "blocks": blocks}]))
+        for blocks in ("", "*=0.5")
+    )
+    tag = f"<lora:{stem(STYLE)}:0.8:0.8:LBW=*=0.5;>"
+    prompt = with_text(twin(client, "prompt_tags"), f"{WORDS} {tag}", dialect="lbw")
+    assert np.array_equal(pixels(client, prompt), blocked)
+    assert not np.array_equal(plain, blocked)
