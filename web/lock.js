@@ -1,4 +1,5 @@
-// Keeps in a Loom Loader which file its LoRA was: the hashes of a run, in the node's own widget lora_lock.
+// Keeps which files the LoRAs of a run were, by their hashes: of a Loom Loader in its own widget lora_lock, of a Loom
+// Stack as "locks" beside its rows, by name, so that a row that is given another name is not held to the old file.
 import { app } from "../../scripts/app.js";
 
 function nameIn(lock) {
@@ -20,9 +21,51 @@ function keepLock(node, locks) {
   node.setDirtyCanvas?.(true, true);
 }
 
+function lines(items) {
+  return items.length ? `\n  ${items.join(",\n  ")}\n` : "";
+}
+
+// Our own rows are rewritten with their locks; tags and rows of other packs are left as they were pasted.
+function withLocks(text, found) {
+  let parsed;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    return text;
+  }
+  const rows = Array.isArray(parsed) ? parsed : parsed?.rows;
+  const ours = Array.isArray(rows) && rows.every((row) => typeof row?.lora === "string");
+  if (!ours || (!Array.isArray(parsed) && Object.keys(parsed).some((key) => !["version", "rows", "locks"].includes(key)))) return text;
+  const before = (Array.isArray(parsed) ? undefined : parsed.locks) ?? {};
+  const names = new Set(rows.filter((row) => !row.sha256 && !row.autov3).map((row) => row.lora.trim()));
+  const locks = Object.fromEntries(Object.entries(before).filter(([name]) => names.has(name)));
+  for (const { lora, sha256, autov3 } of found) {
+    if (names.has(lora)) locks[lora] ??= { sha256, autov3 };
+  }
+  if (JSON.stringify(locks) === JSON.stringify(before)) return text;
+  const held = Object.entries(locks).map(([name, lock]) => `${JSON.stringify(name)}: ${JSON.stringify(lock)}`);
+  return `{"version": 1, "rows": [${lines(rows.map((row) => JSON.stringify(row)))}], "locks": {${lines(held)}}}`;
+}
+
+function keepLocks(node, found) {
+  const widget = node.widgets?.find((candidate) => candidate.name === "rows");
+  if (!widget || typeof widget.value !== "string") return;
+  const text = withLocks(widget.value, found);
+  if (text === widget.value) return;
+  widget.value = text;
+  node.setDirtyCanvas?.(true, true);
+}
+
 app.registerExtension({
   name: "loraloom.lock",
   nodeCreated: (node) => {
+    if (node.comfyClass === "LoomStack") {
+      const executed = node.onExecuted;
+      node.onExecuted = (output) => {
+        executed?.call(node, output);
+        keepLocks(node, output?.loom_rows ?? []);
+      };
+    }
     if (node.comfyClass !== "LoomLoader") return;
     // The classic canvas does not hide advanced inputs of its own accord; "Show Advanced" in the node's menu does.
     const widget = node.widgets?.find((candidate) => candidate.name === "lora_lock");

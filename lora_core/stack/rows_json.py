@@ -4,6 +4,8 @@
 A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free", blocks to "".
 "sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
 words: null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
+"locks": {"style.safetensors": {"sha256": "...", "autov3": "..."}} beside "rows" is what the page writes after a run: the
+hashes of the files that the names meant. They are kept by name, so a row that is given another name is not held to them.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ def parse_rows(text: str) -> LoraStack:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StackError(f"The rows are not JSON: {error}. Write them like {_EXAMPLE}") from error
-    rows = _rows_of(document)
-    parsed = [_row(number, row) for number, row in enumerate(rows, start=1)]
+    rows, locks = _rows_of(document), _locks_of(document)
+    parsed = [_row(number, row, locks) for number, row in enumerate(rows, start=1)]
     return LoraStack(tuple(row for row in parsed if row is not None))
 
 
@@ -47,7 +49,20 @@ def _rows_of(document: object) -> list[object]:
     return document["rows"]
 
 
-def _row(number: int, row: object) -> StackRow | None:
+def _locks_of(document: object) -> dict[str, dict[str, object]]:
+    """Name, with / between folders -> {"sha256", "autov3"}. A lock that is no object is an error, not a missing lock."""
+    locks = document.get("locks") if isinstance(document, dict) else None
+    if locks is None:
+        return {}
+    if not isinstance(locks, dict) or not all(isinstance(lock, dict) for lock in locks.values()):
+        raise StackError(
+            'The rows\' "locks" must be an object such as {"style.safetensors": {"sha256": "..."}}. '
+            "Remove it; it is written again after the next run."
+        )
+    return {name.replace("\\", "/"): lock for name, lock in locks.items()}
+
+
+def _row(number: int, row: object, locks: dict[str, dict[str, object]]) -> StackRow | None:
     """One row, or None where it is switched off. A switched-off row is checked all the same."""
     if not isinstance(row, dict):
         raise StackError(
@@ -69,14 +84,16 @@ def _row(number: int, row: object) -> StackRow | None:
             f"Row {number} ('{name}'): 'on' must be true or false; found {switched_on!r}."
         )
     model = row.get("model", 1.0)
+    own = "sha256" in row or "autov3" in row
+    lock = row if own else locks.get(name.strip().replace("\\", "/"), {})
     try:
         parsed = StackRow(
             name.strip(),
             model,
             row.get("clip", model),
             row.get("role", "free"),
-            sha256=row.get("sha256"),
-            autov3=row.get("autov3"),
+            sha256=lock.get("sha256"),
+            autov3=lock.get("autov3"),
             accept=row.get("accept", False),
             blocks=row.get("blocks", ""),
             words=row.get("words"),

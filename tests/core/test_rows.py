@@ -56,6 +56,24 @@ def test_bad_rows_are_refused_with_row_and_field(text, message):
     assert message in str(error.value)
 
 
+SHA, OTHER = "a" * 64, "b" * 64
+
+
+def test_a_lock_holds_the_row_of_its_name_and_no_other():
+    text = """{"rows": [{"lora": "dir\\\\style"}, {"lora": "other"}, {"lora": "own", "autov3": "cccccccccccc"}],
+        "locks": {"dir/style": {"sha256": "%s", "autov3": "dddddddddddd"}, "own": {"sha256": "%s"}}}"""
+    style, other, own = parse_rows(text % (SHA, OTHER)).rows
+    assert (style.sha256, style.autov3) == (SHA, "d" * 12)
+    assert (other.sha256, other.autov3) == (None, None)
+    assert (own.sha256, own.autov3) == (None, "c" * 12)
+
+
+@pytest.mark.parametrize("locks", ["3", '{"a": "x"}', "[]"])
+def test_locks_that_make_no_sense_are_refused(locks):
+    with pytest.raises(StackError, match='"locks" must be an object'):
+        parse_rows('{"rows": [], "locks": ' + locks + "}")
+
+
 def test_rows_carry_strengths_role_and_order():
     stack = parse_rows(
         '{"rows": [{"lora": "b", "model": 0.8, "clip": 0.5, "role": "style"}, {"lora": "a"}]}'

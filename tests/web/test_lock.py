@@ -84,3 +84,44 @@ def test_the_lock_is_out_of_sight_and_within_reach(page):
     assert page.evaluate(visible) is False
     page.evaluate(f"() => {{ {LOADER}.showAdvanced = true; }}")
     assert page.evaluate(visible) is True
+
+
+STACK = "window.app.graph.nodes.find(node => node.type === 'LoomStack')"
+ROWS = f"{STACK}.widgets.find(w => w.name === 'rows')"
+
+
+def rows_of(page) -> dict[str, Any]:
+    return json.loads(page.evaluate(f"() => {ROWS}.value"))
+
+
+def test_a_run_of_the_stack_keeps_the_hashes_of_its_rows_by_name(page, client):
+    load(page, workflow("style_and_character"))
+    before = rows_of(page)
+    run(page, client)
+    page.wait_for_function(f"() => {ROWS}.value.includes('locks')")
+    after = rows_of(page)
+    assert after["rows"] == before["rows"]
+    assert set(after["locks"]) == {STYLE, CHARACTER}
+    assert all(len(lock["sha256"]) == 64 for lock in after["locks"].values())
+    run(page, client)
+    assert rows_of(page) == after
+
+
+def test_tags_in_the_rows_box_are_left_as_they_were_typed(page, client):
+    load(page, workflow("style_and_character"))
+    tags = "<lora:loom_toy_style:0.8>"
+    page.evaluate(f"tags => {{ {ROWS}.value = tags; }}", tags)
+    run(page, client)
+    assert page.evaluate(f"() => {ROWS}.value") == tags
+
+
+def test_a_row_that_is_given_another_name_is_not_held_to_the_old_file(page, client):
+    load(page, workflow("style_and_character"))
+    run(page, client)
+    page.wait_for_function(f"() => {ROWS}.value.includes('locks')")
+    changed = rows_of(page)
+    changed["rows"] = [{**changed["rows"][0], "lora": CHARACTER}]
+    page.evaluate(f"text => {{ {ROWS}.value = text; }}", json.dumps(changed))
+    run(page, client)
+    page.wait_for_function(f"name => !{ROWS}.value.includes(name)", arg=STYLE)
+    assert set(rows_of(page)["locks"]) == {CHARACTER}
