@@ -16,7 +16,7 @@ from ..files.finding import Found, Undecided
 from ..files.identity import real_stamp
 from ..files.metadata import joined_words
 from ..files.parse import parse_state_dict
-from ..files.reader import FileStamp, read_adapter
+from ..files.reader import FileStamp, read_adapters
 from ..resolve import resolve
 from ..stack.interop import StackList
 from ..stack.lock import Identified
@@ -83,7 +83,7 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
 
     None stands for a socket that is not connected. With neither, the files are read for their words only.
     """
-    opened = [open_row(row) for row in stack.active.rows]
+    opened = open_rows(stack.active.rows)
     identities = identify(opened)
     words = joined_words(tuple(item.adapter for item in opened))
     notes = tuple(f"{item.row.name}: {note}" for item in opened for note in item.notes)
@@ -97,13 +97,23 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     return Applied(new_model, new_clip, account, words, identities, notes)
 
 
+def open_rows(rows: Sequence[StackRow]) -> list[OpenRow]:
+    """The LoRA of each row, the one it carries or its file, with what there is to say of the finding. Raises LoraError."""
+    found = {row: find_row(row) for row in rows if row.adapter is None}
+    stamps = {row: real_stamp(file.path) for row, file in found.items()}
+    read = read_adapters([(file.path, file.name, False) for file in found.values()])
+    adapters = dict(zip(found, read, strict=True))
+    return [
+        OpenRow(row, row.adapter)
+        if row.adapter is not None
+        else OpenRow(row, adapters[row], found[row], stamps[row])
+        for row in rows
+    ]
+
+
 def open_row(row: StackRow) -> OpenRow:
-    """The LoRA of a row, the one it carries or its file, with what there is to say of the finding. Raises LoraError."""
-    if row.adapter is not None:
-        return OpenRow(row, row.adapter)
-    found = find_row(row)
-    stamp = real_stamp(found.path)
-    return OpenRow(row, read_adapter(found.path, found.name), found, stamp)
+    """open_rows for one. Raises LoraError."""
+    return open_rows((row,))[0]
 
 
 def identify(opened: Sequence[OpenRow]) -> tuple[Identified, ...]:
