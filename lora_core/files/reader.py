@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -62,10 +64,22 @@ def read_adapters(files: Sequence[tuple[Path, str, bool]]) -> list[AdapterFile]:
 
     Two at a time: reading lets other threads run, so one file is parsed while the next is read.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_READERS) as pool, _no_collection():
         once = dict.fromkeys(files)
         found = dict(zip(once, pool.map(lambda file: read_adapter(*file), once), strict=True))
     return [found[file] for file in files]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's search for cyclic garbage put off: it would walk all of ComfyUI for thousands of new, living tensors."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def read_tensors(path: Path, label: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
