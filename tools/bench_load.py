@@ -106,7 +106,7 @@ def read_bytes(paths: list[Path]) -> list[bytes]:
 
 def prepare(paths: list[Path], checked: bool) -> list[Any]:
     reader._cache = BoundedCache(0)
-    return [reader.read_adapter(path, path.name, checked=checked) for path in paths]
+    return reader.read_adapters([(path, path.name, checked) for path in paths])
 
 
 def onto_model(model: Any, paths: list[Path]) -> Any:

@@ -146,7 +146,7 @@ def _number(key: str, tensors: Mapping[str, torch.Tensor], label: str) -> float:
         raise LoraKeyError(
             f"{label}: '{key}' must hold one number; its shape is {tuple(tensor.shape)}."
         )
-    return float(tensor.reshape(()))
+    return float(tensor.item())
 
 
 def _check_values(

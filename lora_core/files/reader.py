@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..adapters import AdapterFile
@@ -17,6 +20,8 @@ from .parse import parse_state_dict
 
 # Parsed files kept between runs. A LoRA is 5 to 300 MB; a stack of eight large ones fits.
 CACHE_BYTES = 2 << 30
+
+_READERS = 2
 
 FileStamp = tuple[str, int, int]
 _cache: BoundedCache[tuple[str, FileStamp], AdapterFile] = BoundedCache(CACHE_BYTES)
@@ -54,6 +59,29 @@ def read_adapter(path: Path, label: str, checked: bool = False) -> AdapterFile:
     return adapter
 
 
+def read_adapters(files: Sequence[tuple[Path, str, bool]]) -> list[AdapterFile]:
+    """read_adapter(path, label, checked) for each, in order; the first of them that fails ends it.
+
+    Two at a time: reading lets other threads run, so one file is parsed while the next is read.
+    """
+    with ThreadPoolExecutor(_READERS) as pool, _no_collection():
+        once = dict.fromkeys(files)
+        found = dict(zip(once, pool.map(lambda file: read_adapter(*file), once), strict=True))
+    return [found[file] for file in files]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's search for cyclic garbage put off: it would walk all of ComfyUI for thousands of new, living tensors."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def read_tensors(path: Path, label: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Every tensor of a safetensors file, in the order of its bytes, and its metadata. Raises LoraFileError.
 
@@ -82,9 +110,8 @@ def read_tensors(path: Path, label: str) -> tuple[dict[str, torch.Tensor], dict[
 def _read_body(file: FileIO, size: int, label: str) -> torch.Tensor:
     """The rest of the file as bytes, with room for the widest dtype at the end."""
     try:
-        # numpy asks the system for large pages, which halves the time of filling them.
-        body = torch.from_numpy(np.empty(size + 15 & ~15, dtype=np.uint8))
-    except MemoryError as error:
+        body = torch.empty(size + 15 & ~15, dtype=torch.uint8)
+    except (RuntimeError, MemoryError) as error:
         raise LoraFileError(
             f"{label}: its weights need {size / 1e9:.1f} GB of memory, which is not there. Is it a LoRA, not a model?"
         ) from error

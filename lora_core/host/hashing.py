@@ -39,6 +39,15 @@ def known_hashes(path: Path) -> FileHashes | None:
     return None if row is None else FileHashes(row.sha256, row.autov3)
 
 
+def known_finite(path: Path) -> bool:
+    """Whether these very bytes were read before and hold no NaN and no infinity, so that they need not be searched."""
+    try:
+        row = read_index(index_file()).get(real_stamp(path))
+    except LoraFileError:
+        return False
+    return row is not None and row.finite
+
+
 def known_sizes(sha256: str) -> frozenset[int]:
     """The sizes in bytes of all files, gone ones too, that the index has seen with this sha256."""
     rows = read_index(index_file()).items()
@@ -85,21 +94,20 @@ def hash_files(paths: Iterable[Path]) -> Hashed:
 def hashes_of(bases: Mapping[Path, str | None]) -> dict[Path, FileHashes]:
     """The hashes of files that were read, those that are missing computed under one bar.
 
-    bases: the base that each was made for, as far as it is known; it is kept in the index too. Raises LoraFileError.
+    bases: the base that each was made for, as far as it is known. It is kept in the index too, and that the weights are
+    finite, which reading a file checks. Raises LoraFileError.
     """
     known = {path: known_hashes(path) for path in bases}
     hashed = hash_files([path for path, hashes in known.items() if hashes is None])
     for fault in hashed.faults.values():
         raise LoraFileError(fault)
     index = read_index(index_file())
-    stamps = {real_stamp(path): base for path, base in bases.items() if base is not None}
-    _keep(
-        {
-            stamp: replace(index[stamp], base=base)
-            for stamp, base in stamps.items()
-            if stamp in index and index[stamp].base != base
-        }
-    )
+    rows = {
+        stamp: replace(index[stamp], base=base or index[stamp].base, finite=True)
+        for stamp, base in ((real_stamp(path), base) for path, base in bases.items())
+        if stamp in index
+    }
+    _keep({stamp: row for stamp, row in rows.items() if row != index[stamp]})
     return {path: hashes or hashed.hashes[path] for path, hashes in known.items()}
 
 

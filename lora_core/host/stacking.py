@@ -16,7 +16,7 @@ from ..files.facts import LoraFacts, gather
 from ..files.finding import Found, Undecided
 from ..files.identity import real_stamp
 from ..files.parse import parse_state_dict
-from ..files.reader import FileStamp, read_adapter
+from ..files.reader import FileStamp, read_adapters
 from ..files.sidecars import sidecar_facts
 from ..resolve import resolve
 from ..stack.interop import StackList
@@ -25,7 +25,7 @@ from ..stack.rows import LoraStack, StackRow
 from ..stack.words import joined_words, stack_facts
 from ..targets import TargetMap
 from .finding import find_known, find_row
-from .hashing import hashes_of
+from .hashing import hashes_of, known_finite
 from .patching import apply_patches
 from .paths import keep_in_loras
 from .presets import presets_for
@@ -87,7 +87,7 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
 
     None stands for a socket that is not connected. With neither, the files are read for their words only.
     """
-    opened = [open_row(row) for row in stack.active.rows]
+    opened = open_rows(stack.active.rows)
     identities = identify(opened)
     known = [(item.row, facts_of(item)) for item in opened]
     words, facts = joined_words(known), stack_facts(known)
@@ -102,13 +102,25 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     return Applied(new_model, new_clip, account, words, identities, notes, facts)
 
 
+def open_rows(rows: Sequence[StackRow]) -> list[OpenRow]:
+    """The LoRA of each row, the one it carries or its file, with what there is to say of the finding. Raises LoraError."""
+    found = {row: find_row(row) for row in rows if row.adapter is None}
+    stamps = {row: real_stamp(file.path) for row, file in found.items()}
+    read = read_adapters(
+        [(file.path, file.name, known_finite(file.path)) for file in found.values()]
+    )
+    adapters = dict(zip(found, read, strict=True))
+    return [
+        OpenRow(row, row.adapter)
+        if row.adapter is not None
+        else OpenRow(row, adapters[row], found[row], stamps[row])
+        for row in rows
+    ]
+
+
 def open_row(row: StackRow) -> OpenRow:
-    """The LoRA of a row, the one it carries or its file, with what there is to say of the finding. Raises LoraError."""
-    if row.adapter is not None:
-        return OpenRow(row, row.adapter)
-    found = find_row(row)
-    stamp = real_stamp(found.path)
-    return OpenRow(row, read_adapter(found.path, found.name), found, stamp)
+    """open_rows for one. Raises LoraError."""
+    return open_rows((row,))[0]
 
 
 def identify(opened: Sequence[OpenRow]) -> tuple[Identified, ...]:

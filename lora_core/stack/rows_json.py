@@ -11,6 +11,7 @@ hashes of the files that the names meant. They are kept by name, so a row that i
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ..errors import StackError
 from .rows import LoraStack, StackRow
@@ -49,7 +50,7 @@ def _rows_of(document: object) -> list[object]:
     return document["rows"]
 
 
-def _locks_of(document: object) -> dict[str, dict[str, object]]:
+def _locks_of(document: object) -> dict[str, dict[str, Any]]:
     """Name, with / between folders -> {"sha256", "autov3"}. A lock that is no object is an error, not a missing lock."""
     locks = document.get("locks") if isinstance(document, dict) else None
     if locks is None:
@@ -62,7 +63,7 @@ def _locks_of(document: object) -> dict[str, dict[str, object]]:
     return {name.replace("\\", "/"): lock for name, lock in locks.items()}
 
 
-def _row(number: int, row: object, locks: dict[str, dict[str, object]]) -> StackRow | None:
+def _row(number: int, row: object, locks: dict[str, dict[str, Any]]) -> StackRow | None:
     """One row, or None where it is switched off. A switched-off row is checked all the same."""
     if not isinstance(row, dict):
         raise StackError(

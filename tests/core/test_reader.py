@@ -10,7 +10,7 @@ import torch
 
 from lora_core.errors import LoraFileError
 from lora_core.files.cache import BoundedCache
-from lora_core.files.reader import file_stamp, read_adapter, read_tensors
+from lora_core.files.reader import file_stamp, read_adapter, read_adapters, read_tensors
 from tests.core.lora_tensors import low_rank, pair
 
 
@@ -47,6 +47,20 @@ def test_a_file_cut_anywhere_ends_in_a_message(write_lora, generator, tmp_path):
 def test_an_unchanged_file_is_read_once(write_lora, generator):
     path = write_lora(pair("a", generator))
     assert read_adapter(path, "x") is read_adapter(path, "x")
+
+
+def test_several_files_are_read_in_order_each_once_and_the_first_bad_one_is_named(
+    write_lora, generator, tmp_path
+):
+    paths = [write_lora(pair("a", generator, rank=n), f"{n}.safetensors") for n in (4, 2, 3)]
+    files = [(path, path.name, False) for path in (*paths, paths[0])]
+    adapters = read_adapters(files)
+    assert [adapter.modules["a"].rank for adapter in adapters] == [4, 2, 3, 4]
+    assert adapters[0] is adapters[3]
+    for path in paths[1:]:
+        path.write_bytes(b"no")
+    with pytest.raises(LoraFileError, match=r"2\.safetensors"):
+        read_adapters(files)
 
 
 def test_a_replaced_file_is_read_again(write_lora, generator):

@@ -82,8 +82,9 @@ def halves(
 def loaded(clip) -> dict[str, torch.Tensor]:
     """The weights of a CLIP as they are when it encodes."""
     comfy.model_management.load_models_gpu([clip.patcher], force_full_load=True)
+    # The toy's text projection is in no checkpoint: its numbers are whatever the memory held, NaN among them.
     return {
-        key: weight.detach().cpu().clone()
+        key: weight.detach().cpu().clone().nan_to_num()
         for key, weight in clip.cond_stage_model.state_dict().items()
     }
 

@@ -142,3 +142,17 @@ def test_a_search_says_what_it_could_not_look_into(loras, monkeypatch):
         LoraFileError, match=r"^b\.safetensors: cannot be read \(Permission denied\)\.$"
     ):
         find_row(StackRow("b", sha256="0" * 64))
+
+
+def test_a_file_that_was_read_is_known_to_be_finite_until_it_changes(loras):
+    """What spares the second search for NaN; a file that was only hashed was never searched."""
+    path = loras / "a.safetensors"
+    hashing.hash_files([path])
+    assert not hashing.known_finite(path)
+    hashing.hashes_of({path: "SDXL"})
+    assert hashing.known_finite(path)
+    assert read_index(index_file())[real_stamp(path)].base == "SDXL"
+    hashing.hashes_of({path: None})
+    assert read_index(index_file())[real_stamp(path)].base == "SDXL"
+    path.write_bytes(b"new" * FILE)
+    assert not hashing.known_finite(path)
