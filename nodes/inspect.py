@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..lora_core.host.inspecting import inspect_lora
 from ..lora_core.host.paths import lora_names
-from ..lora_core.host.stacking import account_for, facts_of, identify, open_row
-from ..lora_core.report import inspect_report
-from ..lora_core.stack.rows import StackRow
-from ..lora_core.stack.words import joined_words
 from . import _spec
 
 
 class LoomInspect:
     DESCRIPTION = (
-        "Says what is in a LoRA: base model, ranks, trigger words, keys that were not read. "
+        "Says what is in a LoRA: base model, ranks, words, hashes, training, energy of each block, keys not read. "
         "With a MODEL or CLIP connected also which of its keys fit."
     )
     CATEGORY = _spec.CATEGORY
     SEARCH_ALIASES = ["lora info", "lora metadata", "trigger words", "loom"]
-    RETURN_TYPES = ("STRING", "STRING")
-    RETURN_NAMES = ("report", "trigger words")
-    OUTPUT_TOOLTIPS = ("All that was read, as text.", _spec.WORDS_OUT)
+    RETURN_TYPES = ("STRING", "STRING", "IMAGE")
+    RETURN_NAMES = ("report", "trigger words", "chart")
+    OUTPUT_TOOLTIPS = (
+        "All that was read, as text.",
+        _spec.WORDS_OUT,
+        "How much the LoRA changes each block: by the model's own blocks where MODEL is connected.",
+    )
     FUNCTION = "inspect"
     OUTPUT_NODE = True
 
@@ -44,13 +45,8 @@ class LoomInspect:
         return _spec.one_lora_stamp(lora_name)
 
     def inspect(self, lora_name: str, model: Any = None, clip: Any = None) -> dict[str, Any]:
-        opened = open_row(StackRow(lora_name))
-        (identity,) = identify([opened])
-        facts = facts_of(opened)
-        account = account_for(opened.adapter, model, clip)
-        text = inspect_report(opened.adapter, account, identity.hashes, facts)
-        report = "\n".join((*opened.notes, text))
-        return _spec.shown(report, report, joined_words([(opened.row, facts)]))
+        said = inspect_lora(lora_name, model, clip)
+        return _spec.shown(said.report, said.report, said.words, said.chart)
 
 
 NODE_CLASS_MAPPINGS = {"LoomInspect": LoomInspect}

@@ -67,14 +67,15 @@ def one_lora(models: Models) -> Graph:
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style, 0.8, 0.8, "auto", ""],
     )
-    graph.add(
+    inspect = graph.add(
         "LoomInspect",
         (420, 450),
         (320, 340),
-        [("report", "STRING"), ("trigger words", "STRING")],
+        [("report", "STRING"), ("trigger words", "STRING"), ("chart", "IMAGE")],
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style],
     )
+    graph.add("PreviewImage", (420, 830), (320, 260), [], [("images", "IMAGE", (inspect, 2))])
     parts.picture(
         graph,
         models,

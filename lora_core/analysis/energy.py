@@ -6,14 +6,16 @@ deltas (strength 1); what is left of it is times the square of the block strengt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters import Difference, LowRank
+from ..adapters import AdapterFile, Difference, LowRank
 from ..algebra import loha, lokr
 from ..algebra.lowrank import factors
 from ..blockwise import by_share
+from ..files.naming import bare_name, is_text_encoder
 from ..stack.blockselect import in_runs, listed
 from ..stack.blockstrengths import BlockStrengths
 from ..stack.blocktable import BlockTable
@@ -107,6 +109,42 @@ def energies(
         tuple(BlockEnergy(b, sums[b][0], sums[b][1], int(sums[b][2])) for b in blocks),
         tuple(unmeasured),
     )
+
+
+# The first numbered part of a layer's name, with the number of the part inside it where diffusers counts these too.
+_NUMBERED = re.compile(
+    r"^(.*?[a-z]_\d+(?:_(?:attentions|resnets|downsamplers|upsamplers)_\d+)?)(?=_|$)"
+)
+_SHORT = (
+    ("lora_", ""), ("_text_model_encoder_layers_", " "), ("text_encoder", "te"), ("_blocks_", " "),
+    ("_block_", " "), ("_attentions_", " a"), ("_resnets_", " r"), ("_downsamplers_", " d"), ("_upsamplers_", " u"),
+)  # fmt: skip
+
+
+def energies_by_name(adapter: AdapterFile) -> Energies:
+    """The same without a model, by the numbered blocks in the file's own names, in the file's order."""
+    sums: dict[str, list[float]] = {}
+    unmeasured: dict[str, None] = {}
+    whole = {name: item for (name, _), item in adapter.differences.items()}
+    for name, item in [*adapter.modules.items(), *whole.items()]:
+        entry = sums.setdefault(_block_name(name), [0.0, 0])
+        entry[1] += 1
+        measure = ENERGY.get(type(item))
+        if measure is None or getattr(item, "replaces", False):
+            unmeasured.setdefault(item.family)
+            continue
+        entry[0] += measure(item)
+    blocks = (BlockEnergy(b, energy, energy, int(count)) for b, (energy, count) in sums.items())
+    return Energies(tuple(blocks), tuple(unmeasured))
+
+
+def _block_name(module: str) -> str:
+    bare = module.replace(".", "_") if is_text_encoder(module) else bare_name(module)
+    match = _NUMBERED.match(bare)
+    short = match[1] if match else "others"
+    for long, said in _SHORT:
+        short = short.replace(long, said)
+    return short
 
 
 def block_line(found: Energies, strengths: BlockStrengths) -> str:

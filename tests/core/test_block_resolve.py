@@ -13,7 +13,7 @@ from lora_core.algebra.lowrank import delta
 from lora_core.algebra.steps import run
 from lora_core.analysis.draw import WIDTH as CHART_WIDTH
 from lora_core.analysis.draw import as_images, energy_chart, message
-from lora_core.analysis.energy import BlockEnergy, Energies, energies
+from lora_core.analysis.energy import BlockEnergy, Energies, energies, energies_by_name
 from lora_core.errors import StackError
 from lora_core.files.parse import parse_state_dict
 from lora_core.resolve import matches_of, resolve
@@ -261,3 +261,18 @@ def test_preset_files_that_are_no_text_are_named(tmp_path: Path):
     (tmp_path / "lbwpresets.txt").write_bytes(b"\xff\xfe\x00bad")
     with pytest.raises(StackError, match="lbwpresets.txt cannot be read"):
         read_preset_files([tmp_path / "lbwpresets.txt"])
+
+
+def test_without_a_model_the_energy_is_by_the_numbered_blocks_of_the_file(small, generator):
+    tensors = pair("unet.down_blocks.1.attentions.0.proj_in", generator)
+    tensors |= pair("unet.conv_in", generator) | {"unet.conv_in.diff_b": torch.ones(6)}
+    tensors |= named("lora_unet_double_blocks_12_img_attn_qkv", MAKERS["oft"]((8, 4), Draw(1)))
+    found = energies_by_name(parse_state_dict(tensors, "x"))
+    assert [(e.block, e.weights) for e in found.blocks] == [
+        ("down 1 a0", 1),
+        ("others", 2),
+        ("double 12", 1),
+    ]
+    assert found.unmeasured == ("OFT",)
+    assert [e.block for e in energies_by_name(small).blocks] == ["input 4", "output 5", "te 3"]
+    assert found.blocks[1].energy > 6

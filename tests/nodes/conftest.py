@@ -125,11 +125,6 @@ def _fake_host(
             "in_memory_row": lambda tensors, model, clip: importlib.import_module(
                 f"{base}.stack.rows"
             ).StackRow(f"memory of {len(tensors)}", model, clip),
-            "account_for": lambda adapter, model, clip: None,
-            "load_named": None,
-            "open_row": None,
-            "identify": None,
-            "facts_of": None,
         },
         "saving": {
             "NO_FILE": "[the LORA_MODEL input]",
@@ -138,6 +133,11 @@ def _fake_host(
             "SaveOrder": lambda *values: values,
             "check_order": check_order,
             "save_lora": save_lora,
+        },
+        "inspecting": {
+            "inspect_lora": lambda name, model, clip: types.SimpleNamespace(
+                report=f"all of {name}", words="ohwx", chart="drawn"
+            )
         },
         "merging": _fake_merging(merged),
     }
