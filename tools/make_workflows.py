@@ -160,10 +160,60 @@ def lora_stack(models: Models) -> Graph:
     return graph
 
 
+def block_strengths(models: Models) -> Graph:
+    """The style held back in some blocks by LoomBlocks, with the chart of what is left."""
+    graph = Graph()
+    checkpoint = _checkpoint(graph, models)
+    stack = _stack(graph, models, None, None)
+    blocks = graph.add(
+        "LoomBlocks",
+        (860, 120),
+        (400, 420),
+        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
+        [
+            ("lora_stack", "LORA_STACK", (stack, 2)),
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
+        ["# the style without its first blocks\nIN*=0\nOUT*=0.9", 1, "auto", "none", 0],
+    )
+    graph.add("PreviewImage", (860, 610), (400, 260), [], [("images", "IMAGE", (blocks, 2))])
+    apply = graph.add(
+        "LoomApply",
+        (1300, 120),
+        (300, 220),
+        [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("report", "STRING")],
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("lora_stack", "LORA_STACK", (blocks, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
+        ["auto"],
+    )
+    _picture(
+        graph,
+        models,
+        (apply, 0),
+        (apply, 1),
+        (checkpoint, 2),
+        models.both_prompt,
+        "loom/block_strengths",
+        left=1640,
+    )
+    graph.note(
+        (40, 280),
+        (340, 160),
+        "## Strengths of blocks\nLoom Blocks turns single blocks of row 1, the style, down or off, and draws what is "
+        f"left of each. {models.where}",
+    )
+    return graph
+
+
 WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "one_lora": one_lora,
     "style_and_character": style_and_character,
     "lora_stack": lora_stack,
+    "block_strengths": block_strengths,
 }
 
 
