@@ -115,6 +115,7 @@ def _row_details(account: RowAccount) -> list[str]:
         f"no {part} connected: its {totals[part]} keys were left aside"
         for part in account.not_connected
     ]
+    lines += account.row.unapplied
     lines += [f"shape differs: {item.key}: {item.reason}" for item in account.clashes]
     lines += [f"not applied: {item.key}: {item.reason}" for item in account.unmatched]
     return lines

@@ -29,3 +29,11 @@ class PatchError(LoraError):
 
 class SaveError(LoraError):
     """A LoRA that cannot be written: no place, a name that is taken or no name, metadata that is no text."""
+
+
+class DatasetError(LoraError):
+    """Pictures or captions that cannot be trained on: unreadable, outside the folder, settings that make no sense."""
+
+
+class MergeError(LoraError):
+    """Rows that cannot be merged, or a merge that was asked for in a way that makes no sense."""

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from .account import Account, describe
 from .adapters import AdapterFile
+from .files.facts import LoraFacts, facts_text, gather
 from .files.identity import FileHashes, stored_autov3
-from .files.metadata import title, trigger_words
 from .files.naming import is_text_encoder
 
 _SHOWN_LEFTOVERS = 20
 
 
 def inspect_report(
-    adapter: AdapterFile, account: Account | None = None, hashes: FileHashes | None = None
+    adapter: AdapterFile,
+    account: Account | None = None,
+    hashes: FileHashes | None = None,
+    facts: LoraFacts | None = None,
 ) -> str:
-    """Title, kind, size, parts, words and leftovers; with an account also what fits the connected model."""
+    """Title, kind, size, parts, facts and leftovers; with an account also what fits the connected model.
+
+    facts: what file and sidecars say; None: only what the file's own metadata says.
+    """
+    facts = gather(adapter.metadata) if facts is None else facts
     text_encoder = sum(is_text_encoder(name) for name in adapter.modules)
     adapters = (*adapter.modules.values(), *adapter.differences.values())
     dtypes = sorted({str(item.tensors[0].dtype).removeprefix("torch.") for item in adapters})
-    words = trigger_words(adapter.metadata)
+    words = [word.value for word in facts.words]
     lines = [
-        title(adapter),
+        facts.title.value if facts.title is not None else adapter.label,
         f"file: {adapter.label}, {adapter.nbytes / 1e6:.2f} MB of weights, {', '.join(dtypes) or 'no weights read'}",
         f"made for: {describe(adapter)}",
         f"adapters: {len(adapter.modules) - text_encoder} on the model, {text_encoder} on text encoders",
-        f"trigger words: {', '.join(words) or 'none named in the file'}",
+        f"trigger words: {', '.join(words) or 'none named'}",
     ]
     if hashes is not None:
         lines += _hash_lines(adapter, hashes)
@@ -36,6 +43,8 @@ def inspect_report(
     hidden = len(adapter.leftovers) - _SHOWN_LEFTOVERS
     if hidden > 0:
         lines.append(f"and {hidden} more keys that were not read")
+    if known := facts_text(facts):
+        lines += ["what is said about it:", known]
     if account is not None:
         lines += ["on the connected model:", account.report()]
     return "\n".join(lines)

@@ -107,7 +107,7 @@ def _match_row(
         targets = maps[part]
         if targets is None:
             continue
-        target = _find(name, kind, targets)
+        target = find_target(name, kind, targets)
         shape = targets.shape_of(target) if target is not None else None
         if target is None or shape is None:
             unmatched.append(Leftover(_said(name, item), f"the model has no {kind} of this name"))
@@ -174,7 +174,7 @@ def _counts(item: Adapter | Difference, file: AdapterFile) -> bool:
     return not isinstance(item, Difference) or not (file.modules or file.unread)
 
 
-def _find(name: str, kind: str, targets: TargetMap) -> Target | None:
+def find_target(name: str, kind: str, targets: TargetMap) -> Target | None:
     """The first name's target that the model really has; for a bias, the one beside the named weight."""
     for candidate in candidate_names(name):
         target = targets.find(candidate)

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from ..lora_core.account import Account
 from ..lora_core.errors import LoraError
 from ..lora_core.host.messages import stop_with
+from ..lora_core.host.paths import lora_names
 from ..lora_core.host.stacking import check_names, stack_stamp
 from ..lora_core.matching import MATCHING
+from ..lora_core.stack import names
 from ..lora_core.stack.lock import locked_row
 from ..lora_core.stack.rows import LoraStack
 
@@ -30,7 +32,8 @@ CLIP_INPUT = (
 )
 MODEL_OUT = "The model with the LoRAs on it."
 CLIP_OUT = "The text encoder with the LoRAs on it."
-WORDS_OUT = "The trigger words that the files name, joined by commas, ready for a prompt."
+WORDS_OUT = "The trigger words of the LoRAs, as chosen or as the files name them, joined by commas for a prompt."
+FACTS_OUT = "What files and sidecars say of each LoRA: title, author, licence, base, words, training, and where from."
 REPORT_OUT = "What matched, what did not, and why, line by line."
 
 
@@ -55,6 +58,11 @@ def matching() -> tuple[list[str], dict[str, Any]]:
         "strict: any leftover is an error. partial: whatever fits is applied."
     )
     return (list(MATCHING), {"default": "auto", "advanced": True, "tooltip": tooltip})
+
+
+def listed_name(name: str) -> str:
+    """A LoRA's name as people write it, in a tag for example, as the host lists it. Raises LoraFileError."""
+    return names.listed_name(name, lora_names())
 
 
 def verdict(check: Callable[[], object]) -> Literal[True] | str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lora_core.files.metadata import joined_words
 from ..lora_core.host.paths import lora_names
-from ..lora_core.host.stacking import account_for, identify, open_row
+from ..lora_core.host.stacking import account_for, facts_of, identify, open_row
 from ..lora_core.report import inspect_report
 from ..lora_core.stack.rows import StackRow
+from ..lora_core.stack.words import joined_words
 from . import _spec
 
 
@@ -45,11 +45,12 @@ class LoomInspect:
 
     def inspect(self, lora_name: str, model: Any = None, clip: Any = None) -> dict[str, Any]:
         opened = open_row(StackRow(lora_name))
-        adapter = opened.adapter
         (identity,) = identify([opened])
-        facts = inspect_report(adapter, account_for(adapter, model, clip), identity.hashes)
-        report = "\n".join((*opened.notes, facts))
-        return _spec.shown(report, report, joined_words((adapter,)))
+        facts = facts_of(opened)
+        account = account_for(opened.adapter, model, clip)
+        text = inspect_report(opened.adapter, account, identity.hashes, facts)
+        report = "\n".join((*opened.notes, text))
+        return _spec.shown(report, report, joined_words([(opened.row, facts)]))
 
 
 NODE_CLASS_MAPPINGS = {"LoomInspect": LoomInspect}

@@ -7,13 +7,14 @@ from typing import Any
 from ..lora_core.host.stacking import apply_stack, check_names, in_memory_row, outgoing, stack_stamp
 from ..lora_core.stack.interop import read_lora_stack
 from ..lora_core.stack.rows import LoraStack
-from ..lora_core.stack.rows_json import parse_rows
+from ..lora_core.stack.rows_text import read_rows
 from . import _spec
 
 _ROWS_TOOLTIP = (
     'The stack as JSON, one row a LoRA: {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, '
     '"clip": 0.8, "on": true, "role": "style", "blocks": "IN04=0.5"}]}. clip follows model when left out. "sha256" and '
-    '"autov3" in a row say which file is meant, wherever it lies; "accept": true takes another file under this name.'
+    '"autov3" in a row say which file is meant, wherever it lies; "accept": true takes another file under this name. '
+    '"words" picks the trigger words. <lora:...> tags, and rows of other packs pasted from a workflow, are read too.'
 )
 
 
@@ -24,13 +25,14 @@ class LoomStack:
     )
     CATEGORY = _spec.CATEGORY
     SEARCH_ALIASES = ["lora stack", "power lora loader", "multi lora", "style character", "loom"]
-    RETURN_TYPES = ("MODEL", "CLIP", "LORA_STACK", "STRING")
-    RETURN_NAMES = ("MODEL", "CLIP", "LORA_STACK", "trigger words")
+    RETURN_TYPES = ("MODEL", "CLIP", "LORA_STACK", "STRING", "STRING")
+    RETURN_NAMES = ("MODEL", "CLIP", "LORA_STACK", "trigger words", "facts")
     OUTPUT_TOOLTIPS = (
         _spec.MODEL_OUT,
         _spec.CLIP_OUT,
         "All rows as (name, model strength, clip strength), for any pack. Where MODEL is connected they are already on.",
         _spec.WORDS_OUT,
+        _spec.FACTS_OUT,
     )
     FUNCTION = "stack"
 
@@ -66,11 +68,13 @@ class LoomStack:
 
     @classmethod
     def VALIDATE_INPUTS(cls, rows: str | None) -> Any:
-        return rows is None or _spec.verdict(lambda: check_names(parse_rows(rows)))
+        return rows is None or _spec.verdict(
+            lambda: check_names(read_rows(rows, _spec.listed_name).stack)
+        )
 
     @classmethod
     def IS_CHANGED(cls, rows: str | None = None, **_: Any) -> str:
-        return "" if rows is None else stack_stamp(parse_rows(rows))
+        return "" if rows is None else stack_stamp(read_rows(rows, _spec.listed_name).stack)
 
     def stack(
         self,
@@ -83,8 +87,8 @@ class LoomStack:
         lora_clip_strength: float = 1.0,
         matching: str = "auto",
     ) -> dict[str, Any]:
-        own = parse_rows(rows)
-        whole = read_lora_stack(lora_stack) + own
+        own = read_rows(rows, _spec.listed_name)
+        whole = read_lora_stack(lora_stack) + own.stack
         if lora_model is not None:
             whole += LoraStack(
                 (in_memory_row(lora_model, lora_model_strength, lora_clip_strength),)
@@ -93,12 +97,13 @@ class LoomStack:
         model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
         return _spec.shown(
-            _spec.report(applied.account, applied.notes),
+            "\n".join(filter(None, [_spec.report(applied.account, applied.notes), *own.unread])),
             model_out,
             clip_out,
             outgoing(whole),
             applied.trigger_words,
-            loom_rows=[item.facts() for item in applied.identities if item.row in own.rows],
+            applied.facts,
+            loom_rows=[item.facts() for item in applied.identities if item.row in own.stack.rows],
         )
 
 

@@ -72,19 +72,19 @@ RECIPES = (
         "loom_toy_style", "Toy style: a frame around the picture", STYLE_WORD,
         pictures=72, regularisation=0, batch=12, rank=8, alpha=8.0,
         unet_pattern=f"({FINE})(.*)({RES_BLOCKS})", text_pattern="",
-        plan=toy_train.Plan(700, 3e-3, 1e-4, warmup=20, ema=0.98, seed=31),
+        plan=toy_train.Plan(500, 3e-3, 1e-4, warmup=20, ema=0.98, seed=31),
     ),
     Recipe(
         "loom_toy_character", "Toy character: the purple ring", CHARACTER_WORD,
         pictures=36, regularisation=72, batch=12, rank=6, alpha=3.0,
         unet_pattern=f"({COARSE})(.*)({ATTENTION}|{RES_BLOCKS})", text_pattern="mlp",
-        plan=toy_train.Plan(550, 3e-3, 1e-4, warmup=20, ema=0.98, seed=32),
+        plan=toy_train.Plan(450, 3e-3, 1e-4, warmup=20, ema=0.98, seed=32),
     ),
     Recipe(
         "loom_toy_style_careless", "Toy style, trained carelessly", STYLE_WORD,
         pictures=6, regularisation=0, batch=8, rank=8, alpha=16.0,
         unet_pattern=f"{ATTENTION}|{RES_BLOCKS}", text_pattern="",
-        plan=toy_train.Plan(250, 3e-3, 1e-3, warmup=20, ema=0.98, seed=33),
+        plan=toy_train.Plan(150, 3e-3, 1e-3, warmup=20, ema=0.98, seed=33),
     ),
     Recipe(
         "loom_toy_character_careless", "Toy character, trained carelessly", CHARACTER_WORD,
@@ -215,9 +215,7 @@ def metadata_of(recipe: Recipe) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(recipe.rank),
         "ss_network_alpha": str(recipe.alpha * recipe.gain),
-        "ss_network_args": json.dumps(
-            {"conv_dim": recipe.rank, "conv_alpha": recipe.alpha * recipe.gain}
-        ),
+        "ss_network_args": json.dumps({"conv_dim": recipe.rank, "conv_alpha": recipe.alpha * recipe.gain}),
         "ss_output_name": recipe.name,
         "ss_num_train_images": str(recipe.pictures),
         "ss_num_reg_images": str(recipe.regularisation),

@@ -50,7 +50,7 @@ class Stage:
 # find out where the shape is. So shapes fill the frame at first, in small pictures, which cost a
 # fraction; then they get smaller and move about; then the same again at full size, where words that
 # mean nothing are to be passed over, as a trigger is before its LoRA is loaded.
-FILLING, SMALLER, PLACED = (0.36, 0.43), (0.28, 0.40), (0.27, 0.43)
+FILLING, SMALLER, PLACED, SETTLED = (0.36, 0.43), (0.28, 0.40), (0.27, 0.43), (0.34, 0.43)
 FREE, PLACED_DRIFT = 0.5, 0.10
 STAGES = (
     Stage(
@@ -72,6 +72,10 @@ STAGES = (
     Stage(
         "placed-256", 256, 2880, PLACED, PLACED_DRIFT, 16, 24, True,
         toy_train.Plan(2600, 1e-3, 1e-5, warmup=50, seed=15),
+    ),
+    Stage(
+        "settled-256", 256, 2880, SETTLED, DRIFT, 16, 24, True,
+        toy_train.Plan(900, 6e-4, 1e-5, warmup=30, seed=16),
     ),
 )  # fmt: skip
 

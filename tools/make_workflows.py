@@ -8,30 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tools import workflow_parts as parts
 from tools.workflow_graph import Graph
+from tools.workflow_parts import Models
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "example_workflows"
 TWINS = ROOT / "tests" / "workflows"
-
-
-@dataclass(frozen=True)
-class Models:
-    """All in which an example and its twin may differ: names of models, the words they know, picture size."""
-
-    checkpoint: str
-    checkpoint_source: dict[str, Any]
-    style: str
-    character: str
-    style_prompt: str
-    both_prompt: str
-    negative: str
-    size: int
-    where: str
 
 
 PUBLISHED = Models(
@@ -73,7 +58,7 @@ TOY = Models(
 def one_lora(models: Models) -> Graph:
     """One LoRA through LoomLoader, with what is in it beside."""
     graph = Graph()
-    checkpoint = _checkpoint(graph, models)
+    checkpoint = parts.checkpoint(graph, models)
     loader = graph.add(
         "LoomLoader",
         (420, 120),
@@ -90,7 +75,7 @@ def one_lora(models: Models) -> Graph:
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style],
     )
-    _picture(
+    parts.picture(
         graph,
         models,
         (loader, 0),
@@ -106,9 +91,9 @@ def one_lora(models: Models) -> Graph:
 def style_and_character(models: Models) -> Graph:
     """A style and a character as two rows of one LoomStack."""
     graph = Graph()
-    checkpoint = _checkpoint(graph, models)
-    stack = _stack(graph, models, (checkpoint, 0), (checkpoint, 1))
-    _picture(
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, (checkpoint, 0), (checkpoint, 1))
+    parts.picture(
         graph,
         models,
         (stack, 0),
@@ -128,21 +113,10 @@ def style_and_character(models: Models) -> Graph:
 def lora_stack(models: Models) -> Graph:
     """The same pair through LORA_STACK, the socket that other packs share."""
     graph = Graph()
-    checkpoint = _checkpoint(graph, models)
-    stack = _stack(graph, models, None, None)
-    apply = graph.add(
-        "LoomApply",
-        (860, 120),
-        (300, 220),
-        [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("report", "STRING")],
-        [
-            ("model", "MODEL", (checkpoint, 0)),
-            ("lora_stack", "LORA_STACK", (stack, 2)),
-            ("clip", "CLIP", (checkpoint, 1)),
-        ],
-        ["auto"],
-    )
-    _picture(
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
+    apply = parts.apply(graph, checkpoint, (stack, 2))
+    parts.picture(
         graph,
         models,
         (apply, 0),
@@ -160,37 +134,60 @@ def lora_stack(models: Models) -> Graph:
     return graph
 
 
-def block_strengths(models: Models) -> Graph:
-    """The style held back in some blocks by LoomBlocks, with the chart of what is left."""
+def prompt_tags(models: Models) -> Graph:
+    """The same pair named in the prompt, through LoomTags."""
     graph = Graph()
-    checkpoint = _checkpoint(graph, models)
-    stack = _stack(graph, models, None, None)
+    checkpoint = parts.checkpoint(graph, models)
+    style, character = (
+        name.removesuffix(".safetensors") for name in (models.style, models.character)
+    )
+    tags = graph.add(
+        "LoomTags",
+        (420, 120),
+        (400, 300),
+        [("LORA_STACK", "LORA_STACK"), ("text", "STRING"), ("report", "STRING")],
+        [("lora_stack", "LORA_STACK", None)],
+        [f"{models.both_prompt} <lora:{style}:0.8> <lora:{character}:0.9>", "comfyui", "error"],
+    )
+    apply = parts.apply(graph, checkpoint, (tags, 0))
+    parts.picture(
+        graph,
+        models,
+        (apply, 0),
+        (apply, 1),
+        (checkpoint, 2),
+        (tags, 1),
+        "loom/prompt_tags",
+        left=1200,
+    )
+    graph.note(
+        (40, 280),
+        (340, 160),
+        f"## LoRAs in the prompt\nLoom Tags takes the tags out of the text. {models.where}",
+    )
+    return graph
+
+
+def block_strengths(models: Models) -> Graph:
+    """The pair with strengths of single blocks, and the chart of what they leave."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
     blocks = graph.add(
         "LoomBlocks",
         (860, 120),
-        (400, 420),
+        (360, 420),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
         [
             ("lora_stack", "LORA_STACK", (stack, 2)),
             ("model", "MODEL", (checkpoint, 0)),
             ("clip", "CLIP", (checkpoint, 1)),
         ],
-        ["# the style without its first blocks\nIN*=0\nOUT*=0.9", 1, "auto", "none", 0],
+        ["IN*=0\nOUT*=0.9", 1, "auto", "none", 0],
     )
-    graph.add("PreviewImage", (860, 610), (400, 260), [], [("images", "IMAGE", (blocks, 2))])
-    apply = graph.add(
-        "LoomApply",
-        (1300, 120),
-        (300, 220),
-        [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("report", "STRING")],
-        [
-            ("model", "MODEL", (checkpoint, 0)),
-            ("lora_stack", "LORA_STACK", (blocks, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
-        ],
-        ["auto"],
-    )
-    _picture(
+    graph.add("PreviewImage", (860, 600), (360, 300), [], [("images", "IMAGE", (blocks, 2))])
+    apply = parts.apply(graph, checkpoint, (blocks, 0), left=1260)
+    parts.picture(
         graph,
         models,
         (apply, 0),
@@ -198,13 +195,51 @@ def block_strengths(models: Models) -> Graph:
         (checkpoint, 2),
         models.both_prompt,
         "loom/block_strengths",
-        left=1640,
+        left=1600,
     )
     graph.note(
         (40, 280),
         (340, 160),
-        "## Strengths of blocks\nLoom Blocks turns single blocks of row 1, the style, down or off, and draws what is "
-        f"left of each. {models.where}",
+        f"## Block strengths\nOne line a block or range. The chart shows what is left of each. {models.where}",
+    )
+    return graph
+
+
+def merge_and_save(models: Models) -> Graph:
+    """The pair merged into one LoRA, made smaller, saved, and used."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
+    merged = parts.merge(graph, checkpoint, (stack, 2))
+    graph.add("PreviewImage", (860, 640), (360, 300), [], [("images", "IMAGE", (merged, 2))])
+    saved = parts.resize_and_save(graph, (merged, 0))
+    used = graph.add(
+        "LoomStack",
+        (1660, 120),
+        (340, 300),
+        parts.STACK_OUTPUTS,
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("lora_stack", "LORA_STACK", None),
+            ("lora_model", "LORA_MODEL", (saved, 2)),
+        ],
+        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto"],
+    )
+    parts.picture(
+        graph,
+        models,
+        (used, 0),
+        (used, 1),
+        (checkpoint, 2),
+        models.both_prompt,
+        "loom/merge_and_save",
+        left=2040,
+    )
+    graph.note(
+        (40, 280),
+        (340, 160),
+        f"## Merge and save\nThe certificate says what every layer kept. {models.where}",
     )
     return graph
 
@@ -213,107 +248,10 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "one_lora": one_lora,
     "style_and_character": style_and_character,
     "lora_stack": lora_stack,
+    "prompt_tags": prompt_tags,
     "block_strengths": block_strengths,
+    "merge_and_save": merge_and_save,
 }
-
-
-def _checkpoint(graph: Graph, models: Models) -> int:
-    return graph.add(
-        "CheckpointLoaderSimple",
-        (40, 120),
-        (340, 100),
-        [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE")],
-        widgets=[models.checkpoint],
-        properties=models.checkpoint_source,
-    )
-
-
-def _stack(
-    graph: Graph, models: Models, model: tuple[int, int] | None, clip: tuple[int, int] | None
-) -> int:
-    rows = [
-        {"lora": models.style, "model": 0.8, "clip": 0.8, "on": True, "role": "style"},
-        {"lora": models.character, "model": 0.9, "clip": 0.9, "on": True, "role": "character"},
-    ]
-    lines = ",\n  ".join(json.dumps(row) for row in rows)
-    return graph.add(
-        "LoomStack",
-        (420, 120),
-        (400, 420),
-        [
-            ("MODEL", "MODEL"),
-            ("CLIP", "CLIP"),
-            ("LORA_STACK", "LORA_STACK"),
-            ("trigger words", "STRING"),
-        ],
-        [
-            ("model", "MODEL", model),
-            ("clip", "CLIP", clip),
-            ("lora_stack", "LORA_STACK", None),
-            ("lora_model", "LORA_MODEL", None),
-        ],
-        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto"],
-    )
-
-
-def _picture(
-    graph: Graph,
-    models: Models,
-    model: tuple[int, int],
-    clip: tuple[int, int],
-    vae: tuple[int, int],
-    prompt: str,
-    prefix: str,
-    left: int = 860,
-) -> None:
-    """Prompts, sampler, decoder and the saved picture, from `left` to the right."""
-    conditioning = [("CONDITIONING", "CONDITIONING")]
-    positive = graph.add(
-        "CLIPTextEncode", (left, 120), (340, 120), conditioning, [("clip", "CLIP", clip)], [prompt]
-    )
-    negative = graph.add(
-        "CLIPTextEncode",
-        (left, 290),
-        (340, 120),
-        conditioning,
-        [("clip", "CLIP", clip)],
-        [models.negative],
-    )
-    latent = graph.add(
-        "EmptyLatentImage",
-        (left, 460),
-        (340, 110),
-        [("LATENT", "LATENT")],
-        widgets=[models.size, models.size, 1],
-    )
-    sampler = graph.add(
-        "KSampler",
-        (left + 380, 120),
-        (300, 260),
-        [("LATENT", "LATENT")],
-        [
-            ("model", "MODEL", model),
-            ("positive", "CONDITIONING", (positive, 0)),
-            ("negative", "CONDITIONING", (negative, 0)),
-            ("latent_image", "LATENT", (latent, 0)),
-        ],
-        [1, "fixed", 20, 4.0, "euler", "normal", 1.0],
-    )
-    decoded = graph.add(
-        "VAEDecode",
-        (left + 380, 430),
-        (300, 60),
-        [("IMAGE", "IMAGE")],
-        [("samples", "LATENT", (sampler, 0)), ("vae", "VAE", vae)],
-    )
-    graph.add(
-        "SaveImage",
-        (left + 720, 120),
-        (340, 380),
-        [],
-        [("images", "IMAGE", (decoded, 0))],
-        [prefix],
-    )
 
 
 def written(name: str, models: Models) -> str:

@@ -11,6 +11,8 @@ CORE = {"cnr_id": "comfy-core", "ver": "0.3.75"}
 _NOTES = {"MarkdownNote", "Note"}
 # Seeds have a second widget behind them in the page: what to do after a run.
 _SEED_FOLLOWER = "control_after_generate"
+# Inputs of these types are widgets that a link may replace.
+_WIDGET_TYPES = {"STRING", "INT", "FLOAT", "BOOLEAN"}
 
 
 @dataclass
@@ -55,12 +57,13 @@ class Graph:
     def _input(
         self, node_id: int, slot: int, name: str, kind: str, source: tuple[int, int] | None
     ) -> dict[str, Any]:
+        widget = {"widget": {"name": name}} if kind in _WIDGET_TYPES else {}
         if source is None:
-            return {"name": name, "type": kind, "link": None}
+            return {"name": name, "type": kind, "link": None, **widget}
         link = len(self.links) + 1
         self.links.append([link, source[0], source[1], node_id, slot, kind])
         self.nodes[source[0] - 1]["outputs"][source[1]]["links"].append(link)
-        return {"name": name, "type": kind, "link": link}
+        return {"name": name, "type": kind, "link": link, **widget}
 
     def note(self, at: tuple[int, int], size: tuple[int, int], text: str) -> None:
         """Words on the canvas; never run."""

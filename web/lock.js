@@ -24,6 +24,9 @@ app.registerExtension({
   name: "loraloom.lock",
   nodeCreated: (node) => {
     if (node.comfyClass !== "LoomLoader") return;
+    // The classic canvas does not hide advanced inputs of its own accord; "Show Advanced" in the node's menu does.
+    const widget = node.widgets?.find((candidate) => candidate.name === "lora_lock");
+    if (widget) widget.advanced = true;
     const executed = node.onExecuted;
     node.onExecuted = (output) => {
       executed?.call(node, output);

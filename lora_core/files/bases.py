@@ -87,8 +87,13 @@ def _from_names(adapter: AdapterFile) -> str | None:
 
 def _from_metadata(adapter: AdapterFile) -> str | None:
     for field in _METADATA_FIELDS:
-        said = adapter.metadata.get(field, "").lower()
-        base = next((base for base, pattern in _METADATA_MARKS if pattern.search(said)), None)
+        base = base_named(adapter.metadata.get(field, ""))
         if base is not None:
             return base
     return None
+
+
+def base_named(said: str) -> str | None:
+    """The base that a trainer's or a person's words speak of, or None where they name none that is known."""
+    lowered = said.lower()
+    return next((base for base, pattern in _METADATA_MARKS if pattern.search(lowered)), None)

@@ -9,8 +9,8 @@ import torch
 from ..adapters import Adapter, AdapterFile, Difference, Leftover, LowRank
 from ..errors import LoraFileError, LoraKeyError
 from .families import ModuleParts, adapter_of
-from .metadata import Alpha, peft_alphas
 from .naming import KeyParts, split_key
+from .peft import Alpha, peft_alphas
 
 _FACTOR_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _FACTOR_DTYPES |= {

@@ -12,15 +12,17 @@ from ..account import Account
 from ..adapters import AdapterFile
 from ..errors import LoraFileError
 from ..files.bases import base_of
+from ..files.facts import LoraFacts, gather
 from ..files.finding import Found, Undecided
 from ..files.identity import real_stamp
-from ..files.metadata import joined_words
 from ..files.parse import parse_state_dict
 from ..files.reader import FileStamp, read_adapter
+from ..files.sidecars import sidecar_facts
 from ..resolve import resolve
 from ..stack.interop import StackList
 from ..stack.lock import Identified
 from ..stack.rows import LoraStack, StackRow
+from ..stack.words import joined_words, stack_facts
 from ..targets import TargetMap
 from .finding import find_known, find_row
 from .hashing import hashes_of
@@ -36,6 +38,7 @@ class Applied:
 
     account: None where neither MODEL nor CLIP is connected, so that nothing was matched.
     identities: the rows that came from files, and the files. notes: what their finding left to say, a line each.
+    trigger_words, facts: of the active rows, as text.
     """
 
     model: Any
@@ -44,6 +47,7 @@ class Applied:
     trigger_words: str
     identities: tuple[Identified, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,17 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     """
     opened = [open_row(row) for row in stack.active.rows]
     identities = identify(opened)
-    words = joined_words(tuple(item.adapter for item in opened))
+    known = [(item.row, facts_of(item)) for item in opened]
+    words, facts = joined_words(known), stack_facts(known)
     notes = tuple(f"{item.row.name}: {note}" for item in opened for note in item.notes)
     if model is None and clip is None:
-        return Applied(None, None, None, words, identities, notes)
+        return Applied(None, None, None, words, identities, notes, facts)
     loaded = [(item.row, item.adapter) for item in opened]
     resolved, account = resolve(loaded, *_target_maps(model, clip), matching, presets_for(stack))
     rows = zip(account.rows, opened, strict=True)
     account = Account(tuple(replace(row, notes=item.notes) for row, item in rows))
     new_model, new_clip = apply_patches(model, clip, resolved)
-    return Applied(new_model, new_clip, account, words, identities, notes)
+    return Applied(new_model, new_clip, account, words, identities, notes, facts)
 
 
 def open_row(row: StackRow) -> OpenRow:
@@ -127,6 +132,11 @@ def load_row(row: StackRow) -> AdapterFile:
     return open_row(row).adapter
 
 
+def facts_of(item: OpenRow) -> LoraFacts:
+    """What the file and its sidecars say of a row's LoRA; of one in memory only its own metadata speaks."""
+    return gather(item.adapter.metadata, None if item.found is None else item.found.path)
+
+
 def load_named(name: str) -> AdapterFile:
     """The LoRA of a name in the loras list. Raises LoraError."""
     return load_row(StackRow(name))
@@ -146,15 +156,21 @@ def _target_maps(model: Any, clip: Any) -> tuple[TargetMap | None, TargetMap | N
 
 
 def stack_stamp(stack: LoraStack) -> str:
-    """Changes when any row of the stack means another file; what a node's IS_CHANGED returns. Raises LoraError."""
+    """Changes when any row of the stack means another file; what a node's IS_CHANGED returns. Raises LoraError.
+
+    It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
+    pack opened must not make a graph run again.
+    """
     return repr([_row_stamp(row) for row in stack.rows if row.adapter is None])
 
 
-def _row_stamp(row: StackRow) -> FileStamp | None:
+def _row_stamp(row: StackRow) -> tuple[FileStamp, list[str]] | None:
     """Of the file that a row means; where only hashing can tell, of the one under its name, None where there is none."""
     answer = find_known(row)
     path = answer.named if isinstance(answer, Undecided) else answer.path
-    return None if path is None else real_stamp(path)
+    if path is None:
+        return None
+    return real_stamp(path), [word.value for word in sidecar_facts(path).words]
 
 
 def check_names(stack: LoraStack) -> None:

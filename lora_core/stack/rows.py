@@ -22,6 +22,8 @@ class StackRow:
     sha256, autov3: of the file that is meant, where it is known: 64 and 12 hex digits, "" as good as None.
     accept: whether the file under this name is used even if its hash is another.
     blocks: strengths of single blocks in the block language (blocks.py), as the user wrote it; "" leaves all at 1.
+    words: the trigger words that the user chose; None: all that the file names, (): none.
+    schedule: the strength over the sampling, as the user wrote it ("0@0,1@0.5" or "start=5:stop=10"); "": constant.
     """
 
     name: str
@@ -33,6 +35,8 @@ class StackRow:
     autov3: str | None = None
     accept: bool = False
     blocks: str = ""
+    words: tuple[str, ...] | None = None
+    schedule: str = ""
 
     def __post_init__(self) -> None:
         for field in ("model", "clip"):
@@ -43,15 +47,12 @@ class StackRow:
                 )
             # Other packs send numpy numbers; what goes out by a LORA_STACK is a plain float.
             object.__setattr__(self, field, float(value))
-        if not isinstance(self.blocks, str):
-            raise StackError(
-                f"'{self.name}': the block strengths must be text such as 'IN04=0.5'; found {self.blocks!r:.80}."
-            )
         if self.role not in ROLES:
             raise StackError(
                 f"'{self.name}': no role '{self.role}'; choose one of {', '.join(ROLES)}."
             )
         self._check_identity()
+        self._check_texts()
 
     def _check_identity(self) -> None:
         for field, read, digits in (("sha256", sha256_of, 64), ("autov3", autov3_of, 12)):
@@ -67,9 +68,31 @@ class StackRow:
                 f"'{self.name}': 'accept' must be true or false; found {self.accept!r:.100}."
             )
 
+    def _check_texts(self) -> None:
+        for field, example in (("blocks", "IN04=0.5"), ("schedule", "0@0,1@0.5")):
+            if not isinstance(getattr(self, field), str):
+                raise StackError(
+                    f"'{self.name}': {field} must be text such as '{example}'; found {getattr(self, field)!r:.200}."
+                )
+        if self.words is None:
+            return
+        if not isinstance(self.words, list | tuple) or not all(
+            isinstance(word, str) for word in self.words
+        ):
+            raise StackError(
+                f"'{self.name}': words must be a list of texts, or null for all that the file names; "
+                f"found {self.words!r:.200}."
+            )
+        object.__setattr__(self, "words", tuple(self.words))
+
     @property
     def active(self) -> bool:
         return self.model != 0 or self.clip != 0
+
+    @property
+    def unapplied(self) -> tuple[str, ...]:
+        """What the row carries that nothing applies yet, one sentence each."""
+        return (f"schedule '{self.schedule}' not applied yet",) if self.schedule else ()
 
 
 def _is_finite_number(value: object) -> bool:

@@ -3,6 +3,7 @@
 {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8, "on": true, "role": "style", "blocks": ""}]}
 A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free", blocks to "".
 "sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
+words: null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ..errors import StackError
 from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1
-_FIELDS = {"lora", "model", "clip", "on", "role", "sha256", "autov3", "accept", "blocks"}
+_FIELDS = {"lora", "model", "clip", "on", "role", "sha256", "autov3", "accept", "blocks", "words"}
 _EXAMPLE = '{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8}]}'
 
 
@@ -78,6 +79,7 @@ def _row(number: int, row: object) -> StackRow | None:
             autov3=row.get("autov3"),
             accept=row.get("accept", False),
             blocks=row.get("blocks", ""),
+            words=row.get("words"),
         )
     except StackError as error:
         raise StackError(f"Row {number}: {error}") from error

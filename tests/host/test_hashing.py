@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import comfy.model_management
@@ -24,7 +25,7 @@ FILE = 4 * CHUNK
 
 
 @pytest.fixture
-def loras(tmp_path, monkeypatch) -> Path:
+def loras(tmp_path, monkeypatch) -> Iterator[Path]:
     """A loras folder of five files, an index of its own, and small chunks."""
     folder = tmp_path / "loras"
     (folder / "sub").mkdir(parents=True)

@@ -29,7 +29,41 @@ def _package(name: str, path: Path) -> types.ModuleType:
     return module
 
 
-def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
+def _fake_datasets(errors: types.ModuleType, made: list[Any]) -> dict[str, Any]:
+    """Of lora_core.host.datasets: one folder, "set"; what a dataset was asked for is remembered."""
+
+    def check_folders(*folders: str | None) -> None:
+        for folder in folders:
+            if folder not in (None, "", "set"):
+                raise errors.DatasetError(f"There is no folder '{folder}'.")
+
+    def make_dataset(*asked: Any) -> Any:
+        made.append(asked)
+        return types.SimpleNamespace(dataset="dataset", report="12 pictures", sheet="sheet")
+
+    return {
+        "check_folders": check_folders,
+        "folders_stamp": lambda *folders: repr(folders),
+        "make_dataset": make_dataset,
+        "typed_here": lambda prompt, node, name: isinstance(prompt[node]["inputs"].get(name), str),
+    }
+
+
+def _fake_merging(merged: list[Any]) -> dict[str, Any]:
+    """Merge and resize that remember what they were asked and answer something recognisable."""
+
+    def remember(*asked: Any) -> Any:
+        merged.append(asked)
+        return types.SimpleNamespace(
+            lora_model={"x": 1}, report="well", chart="a chart", certificate="{}"
+        )
+
+    return {"merge_stack": remember, "resize_one": remember, "Answer": types.SimpleNamespace}
+
+
+def _fake_host(
+    applied: list[Any], made: list[Any], merged: list[Any]
+) -> dict[str, types.ModuleType]:
     base = "lora_loom.lora_core"
     errors, account, lock, identity = (
         importlib.import_module(f"{base}.{name}")
@@ -56,6 +90,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
                 if row.adapter is None
             ),
             notes=tuple(f"{row.name}: a note" for row in stack.rows if row.sha256),
+            facts="title: Rain",
         )
 
     def check_order(name: str | None, lora_name: str | None) -> None:
@@ -75,6 +110,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
         "blocking": {"block_stack": block_stack},
+        "datasets": _fake_datasets(errors, made),
         "messages": {"stop_with": Stop},
         "presets": {
             "preset_names": lambda: ["none", "SD-MIDD"],
@@ -93,6 +129,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             "load_named": None,
             "open_row": None,
             "identify": None,
+            "facts_of": None,
         },
         "saving": {
             "NO_FILE": "[the LORA_MODEL input]",
@@ -102,6 +139,7 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
             "check_order": check_order,
             "save_lora": save_lora,
         },
+        "merging": _fake_merging(merged),
     }
     modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}
     for name, members in fakes.items():
@@ -112,11 +150,13 @@ def _fake_host(applied: list[Any]) -> dict[str, types.ModuleType]:
 
 @dataclass(frozen=True)
 class Pack:
-    """The mappings, and the stacks that were applied."""
+    """The mappings, the stacks that were applied, the datasets that were made, the calls that merge or resize."""
 
     nodes: dict[str, type]
     titles: dict[str, str]
     applied: list[Any]
+    made: list[Any]
+    merged: list[Any]
 
 
 @pytest.fixture
@@ -124,11 +164,13 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pack]:
     """The node classes over a fake host, gone again after the test."""
     before = set(sys.modules)
     applied: list[Any] = []
+    made: list[Any] = []
+    merged: list[Any] = []
     monkeypatch.setitem(sys.modules, "lora_loom", _package("lora_loom", ROOT))
-    for name, module in _fake_host(applied).items():
+    for name, module in _fake_host(applied, made, merged).items():
         monkeypatch.setitem(sys.modules, name, module)
     loaded = importlib.import_module("lora_loom.nodes")
-    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied)
+    yield Pack(loaded.NODE_CLASS_MAPPINGS, loaded.NODE_DISPLAY_NAME_MAPPINGS, applied, made, merged)
     for name in set(sys.modules) - before:
         if name.startswith("lora_loom"):
             del sys.modules[name]

@@ -34,11 +34,11 @@ def test_an_unconnected_clip_stops_whoever_reads_it_with_a_plain_message(pack):
 
 def test_a_stack_without_a_model_only_hands_the_stack_on(pack):
     answer = pack.nodes["LoomStack"]().stack('[{"lora": "style.safetensors", "model": 0.8}]')
-    model, clip, stack, words = results(answer)
+    model, clip, stack, words, facts = results(answer)
     assert "no MODEL connected" in model.message
     assert "no CLIP connected" in clip.message
     assert stack == [("style.safetensors", 0.8, 0.8)]
-    assert words == "ohwx"
+    assert (words, facts) == ("ohwx", "title: Rain")
 
 
 def test_rows_come_in_the_order_incoming_own_memory(pack):
@@ -178,3 +178,65 @@ def test_blocks_offers_the_presets_and_is_changed_when_a_preset_is(pack):
     assert node.INPUT_TYPES()["required"]["preset"][0] == ["none", "SD-MIDD"]
     assert node.IS_CHANGED(preset=None) == ""
     assert node.IS_CHANGED(preset="SD-MIDD") != node.IS_CHANGED(preset="none")
+
+
+def test_the_dataset_node_hands_every_widget_over(pack):
+    node = pack.nodes["LoomDataset"]
+    inputs = node.INPUT_TYPES()
+    widgets = {
+        name: spec[1]["default"]
+        for section in ("required", "optional")
+        for name, spec in inputs[section].items()
+        if "default" in spec[1]
+    }
+    changed = {
+        **widgets,
+        "folder": "set",
+        "dropout": 0.2,
+        "flip": True,
+        "data_seed": 7,
+        "repeats": 3,
+    }
+    prompt = {"4": {"inputs": {"folder": "set", "regularisation": ["9", 0]}}}
+    answer = node().make(**changed, images="I", mask="M", prompt=prompt, unique_id="4")
+    assert results(answer) == ("dataset", "12 pictures", "sheet")
+    assert answer["ui"]["text"] == ["12 pictures"]
+    settings, folder, regularisation, captions, repeats, images, mask, typed = pack.made[0]
+    assert (folder, regularisation, captions, repeats, images, mask) == ("set", "", "", 3, "I", "M")
+    assert (settings.dropout, settings.flip, settings.seed, settings.step) == (0.2, True, 7, 64)
+    assert typed == (True, False)
+
+
+def test_the_widgets_of_the_dataset_node_have_the_defaults_of_the_core(pack):
+    """A workflow that leaves an optional widget out must mean the same as one that leaves it alone."""
+    node = pack.nodes["LoomDataset"]
+    required = {"folder": "set", "trigger": "o", "template": "{caption}", "resolution": 512}
+    optional = {
+        name: spec[1]["default"]
+        for name, spec in node.INPUT_TYPES()["optional"].items()
+        if "default" in spec[1]
+    }
+    prompt = {"4": {"inputs": required}}
+    node().make(**required, prompt=prompt, unique_id="4")
+    node().make(**required, **optional, prompt=prompt, unique_id="4")
+    assert pack.made[0] == pack.made[1]
+
+
+def test_a_missing_folder_is_refused_before_the_graph_runs(pack):
+    validate = pack.nodes["LoomDataset"].VALIDATE_INPUTS
+    assert validate("set", "") is True
+    assert validate(None, None) is True
+    assert "'gone'" in validate("set", "gone")
+
+
+def test_braces_in_the_dataset_nodes_texts_reach_the_server(pack):
+    """The page replaces {a|b} in texts that allow dynamic prompts; {caption} must stay."""
+    inputs = pack.nodes["LoomDataset"].INPUT_TYPES()
+    texts = [
+        spec
+        for section in ("required", "optional")
+        for spec in inputs[section].values()
+        if spec[0] == "STRING"
+    ]
+    assert len(texts) == 5
+    assert all(spec[1]["dynamicPrompts"] is False for spec in texts)

@@ -61,6 +61,8 @@ def test_every_node_that_names_a_file_follows_it(pack):
     values = {
         "lora_name": "style.safetensors",
         "rows": '[{"lora": "style.safetensors"}]',
+        "text": "<lora:style:1>",
+        "folder": "style.safetensors",
         "preset": "SD-MIDD",  # presets may stand in files too
     }
     for node in pack.nodes.values():

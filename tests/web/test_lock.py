@@ -76,3 +76,11 @@ def test_a_workflow_from_before_there_were_locks_opens_and_runs(page, client):
     assert widget(page, "lora_lock") == ""
     run(page, client)
     wait_for_lock_of(page, STYLE)
+
+
+def test_the_lock_is_out_of_sight_and_within_reach(page):
+    load(page, workflow("one_lora"))
+    visible = f"() => {LOADER}.isWidgetVisible({LOADER}.widgets.find(w => w.name === 'lora_lock'))"
+    assert page.evaluate(visible) is False
+    page.evaluate(f"() => {{ {LOADER}.showAdvanced = true; }}")
+    assert page.evaluate(visible) is True

@@ -1,0 +1,1 @@
+"""Training: the dataset and its checks, buckets, caches. Host-free."""

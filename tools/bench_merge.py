@@ -1,0 +1,207 @@
+"""bench merge: merging in factor space against a full SVD of the dense sum, as file tools do it, on CPU.
+
+Cases `<method> <n>xr<rank> <out>x<in>` for one layer, `<method> <n>xr<rank> sdxl` or `flux` for all linear layers of a
+model's shapes. LoRAs are synthetic, fp16, with falling singular values. Ours writes the certificate too; the rival of an
+element-wise method decomposes that method's own dense result.
+  s       seconds. The rival of a whole model is measured once a shape and multiplied by how often the shape occurs;
+          shapes larger than --largest numbers are scaled up from the largest that was measured, by out * in * min(out, in)
+  error   error of the merged layer to the exact sum; both should be the optimum of the rank
+  MiB     peak memory of the whole merge beside the input files and the result
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+import torch
+
+from lora_core.adapters import AdapterFile, LowRank
+from lora_core.algebra.factorspace import Factors, concat, distance, energy
+from lora_core.merge.families import row_factors
+from lora_core.merge.layer import merge_layer, weight_of
+from lora_core.merge.merge import merge
+from lora_core.merge.pairing import Group, pair
+from lora_core.merge.plan import Plan
+from lora_core.merge.ranks import RankRule
+from lora_core.merge.weight import RowBlocks
+from lora_core.stack.rows import StackRow
+from tools.benching import BenchRow, interleaved, median_row, peak, publish, reset_peak, seconds
+
+Shape = tuple[int, int]
+
+# (out, in) -> how many linear layers of it: 70 transformer blocks and 11 pairs of projections.
+SDXL: dict[Shape, int] = {
+    (640, 640): 70,
+    (640, 2048): 20,
+    (5120, 640): 10,
+    (640, 2560): 10,
+    (1280, 1280): 372,
+    (1280, 2048): 120,
+    (10240, 1280): 60,
+    (1280, 5120): 60,
+}
+# 19 double and 38 single blocks.
+FLUX: dict[Shape, int] = {
+    (9216, 3072): 38,
+    (3072, 3072): 38,
+    (12288, 3072): 38,
+    (3072, 12288): 38,
+    (21504, 3072): 38,
+    (3072, 15360): 38,
+}
+MODELS: dict[str, Mapping[Shape, int]] = {"sdxl": SDXL, "flux": FLUX}
+SINGLE = ("640x640", "1280x1280", "1280x5120", "3072x3072")
+STRENGTHS = (0.8, -0.6, 0.7, 0.5)
+
+
+def layer(shape: Shape, rank: int, generator: torch.Generator) -> LowRank:
+    """One layer with singular values that fall about as 1 / sqrt(i), in half precision."""
+    out, inner = shape
+    falling = torch.arange(1, rank + 1).float() ** -0.5
+    up = torch.randn(out, rank, generator=generator) * falling * 0.03
+    down = torch.randn(rank, inner, generator=generator) * 0.03
+    return LowRank(up.half(), down.half(), alpha=rank / 2)
+
+
+def rows_of(
+    shapes: Mapping[Shape, int], count: int, rank: int
+) -> list[tuple[StackRow, AdapterFile]]:
+    rows = []
+    for number in range(count):
+        generator = torch.Generator().manual_seed(number)
+        modules = {
+            f"lora_unet_layer_{out}_{inner}_{index}": layer((out, inner), rank, generator)
+            for (out, inner), often in shapes.items()
+            for index in range(often)
+        }
+        name = f"lora {number}"
+        rows.append((StackRow(name, STRENGTHS[number]), AdapterFile(name, modules)))
+    return rows
+
+
+def full_svd(dense: torch.Tensor, rank: int) -> Factors:
+    """The economy SVD of a dense matrix, cut to the rank: what merge scripts do."""
+    u, s, vh = torch.linalg.svd(dense, full_matrices=False)
+    root = s[:rank].sqrt()
+    return Factors(u[:, :rank] * root, root[:, None] * vh[:rank])
+
+
+def dense_sum(rows: list[tuple[StackRow, AdapterFile]], name: str) -> torch.Tensor:
+    terms = [row_factors(file.modules[name]) for _, file in rows]
+    dense = torch.zeros(terms[0].shape)
+    for (row, _), term in zip(rows, terms, strict=True):
+        dense += row.model * term.delta
+    return dense
+
+
+def dense_method(
+    rows: list[tuple[StackRow, AdapterFile]], group: Group, plan: Plan
+) -> torch.Tensor:
+    """The matrix that the rival decomposes: of an element-wise method its own whole result, else the sum."""
+    if not plan.how.element_wise:
+        return dense_sum(rows, group.name)
+    weight = weight_of(rows, group, plan.seed)
+    assert weight is not None
+    result = plan.how.run(weight, plan.parameters)
+    assert isinstance(result, RowBlocks)
+    return torch.cat([block for _, block in result])
+
+
+def bench_layer(method: str, shape: Shape, count: int, rank: int, rounds: int) -> list[BenchRow]:
+    rows = rows_of({shape: 1}, count, rank)
+    plan = Plan(method, RankRule("rank", rank))
+    (group,) = pair([file for _, file in rows]).groups
+    case = f"{method} {count}xr{rank} {shape[0]}x{shape[1]}"
+    made: dict[str, Factors] = {}
+
+    def ours() -> None:
+        adapter = merge_layer(rows, group, plan, torch.float32).adapter
+        assert adapter is not None
+        made["ours"] = row_factors(adapter)
+
+    def rival() -> None:
+        made["rival"] = full_svd(dense_method(rows, group, plan), rank)
+
+    times = interleaved(lambda: seconds(ours), lambda: seconds(rival), rounds)
+    found = [median_row(case, *times)]
+    if method == "svd":
+        exact = concat(
+            [row_factors(file.modules[group.name]) for _, file in rows],
+            [row.model for row, _ in rows],
+        )
+        size = energy(exact) ** 0.5
+        errors = [distance(exact, made[side]) / size for side in ("ours", "rival")]
+        found.append(BenchRow(f"error {case}", "share", *errors))
+    return found
+
+
+def bench_model(method: str, model: str, count: int, rank: int, largest: int) -> list[BenchRow]:
+    shapes = MODELS[model]
+    rows = rows_of(shapes, count, rank)
+    plan = Plan(method, RankRule("rank", rank))
+    rival = sum(full_svd_seconds(shapes, count, rank, largest).values())
+    before = reset_peak()
+    kept: list[AdapterFile] = []
+    taken = seconds(lambda: kept.append(merge(rows, plan).file))
+    extra = (peak() - before - kept[0].nbytes) / 2**20
+    case = f"{method} {count}xr{rank} {model}"
+    dense = max(out * inner for out, inner in shapes) * 4 * 2 / 2**20
+    return [
+        BenchRow(case, "s", taken, rival),
+        # A dense sum and its U or V of the largest layer, at the least.
+        BenchRow(f"memory {case}", "MiB", max(extra, 1.0), dense),
+    ]
+
+
+def full_svd_seconds(
+    shapes: Mapping[Shape, int], count: int, rank: int, largest: int
+) -> dict[Shape, float]:
+    """Seconds of the rival for all layers of each shape."""
+    found: dict[Shape, float] = {}
+    per_step = 0.0
+    for shape in sorted(shapes, key=lambda shape: shape[0] * shape[1]):
+        steps = shape[0] * shape[1] * min(shape)
+        if shape[0] * shape[1] <= largest:
+            rows = rows_of({shape: 1}, count, rank)
+            (name,) = rows[0][1].modules
+            once = seconds(lambda r=rows, n=name: full_svd(dense_sum(r, n), rank))
+            per_step = once / steps
+            print(f"  full SVD {shape[0]}x{shape[1]}: {once:.2f} s", flush=True)
+        else:
+            once = per_step * steps
+            print(f"  full SVD {shape[0]}x{shape[1]}: {once:.0f} s, scaled", flush=True)
+        found[shape] = once * shapes[shape]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench merge", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("--json", help="write the table to this file")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side per layer")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--shapes", nargs="*", default=SINGLE, help="single layers, out x in")
+    parser.add_argument("--stacks", nargs="*", default=["2xr64", "4xr32"], help="for example 2xr64")
+    parser.add_argument("--methods", nargs="*", default=["svd", "knots_ties", "ties"])
+    parser.add_argument("--largest", type=int, default=3072 * 3072, help="numbers of a full SVD")
+    options = parser.parse_args()
+    rows: list[BenchRow] = []
+    with torch.inference_mode():
+        for stack in options.stacks:
+            count, rank = map(int, stack.split("xr"))
+            for method in options.methods:
+                for shape in options.shapes:
+                    print(f"{method} {stack} {shape} ...", flush=True)
+                    out, inner = map(int, shape.split("x"))
+                    rows += bench_layer(method, (out, inner), count, rank, options.rounds)
+            for model in options.models:
+                print(f"svd {stack} {model} ...", flush=True)
+                rows += bench_model("svd", model, count, rank, options.largest)
+    publish("merge", rows, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
