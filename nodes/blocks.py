@@ -54,7 +54,8 @@ class LoomBlocks:
                 "row": ("INT", row),
                 "dialect": (list(DIALECTS), {"default": "auto", "tooltip": _DIALECT_TOOLTIP}),
                 "preset": (preset_names(), preset),
-                "seed": ("INT", seed),
+                # Not "seed": the page would draw a new one after every run, and patch the model again.
+                "letter_seed": ("INT", seed),
             },
             "optional": {
                 "model": (
@@ -78,11 +79,11 @@ class LoomBlocks:
         row: int,
         dialect: str,
         preset: str,
-        seed: int,
+        letter_seed: int,
         model: Any = None,
         clip: Any = None,
     ) -> dict[str, Any]:
-        done = block_stack(lora_stack, blocks, row, dialect, preset, seed, model, clip)
+        done = block_stack(lora_stack, blocks, row, dialect, preset, letter_seed, model, clip)
         return _spec.shown(done.report, done.stack, done.report, done.images)
 
 

@@ -178,13 +178,13 @@ def block_strengths(models: Models) -> Graph:
         "LoomBlocks",
         (860, 120),
         (360, 420),
-        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
+        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
         [
             ("lora_stack", "LORA_STACK", (stack, 2)),
             ("model", "MODEL", (checkpoint, 0)),
             ("clip", "CLIP", (checkpoint, 1)),
         ],
-        ["IN*=1\nOUT*=0.9", 0, "auto", "none", 0, "fixed"],
+        ["IN*=0\nOUT*=0.9", 1, "auto", "none", 0],
     )
     graph.add("PreviewImage", (860, 600), (360, 300), [], [("images", "IMAGE", (blocks, 2))])
     apply = parts.apply(graph, checkpoint, (blocks, 0), left=1260)

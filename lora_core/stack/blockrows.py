@@ -42,7 +42,9 @@ def widgets_text(
     if not before and not blocks.strip():
         return ""
     # On one line, so that the lines of the text keep their numbers.
-    return "; ".join([f"seed={seed}", *before, f"dialect={dialect}", blocks])
+    drawn = [f"seed={seed}"] if seed else []
+    chosen = [f"dialect={dialect}"] if before or dialect != "auto" else []
+    return "; ".join([*drawn, *before, *chosen, blocks])
 
 
 def with_blocks(stack: LoraStack, text: str, row: int = 0) -> LoraStack:
@@ -71,4 +73,4 @@ def _after(row: StackRow, text: str) -> StackRow:
         raise StackError(
             f"'{row.name}' already has block strengths, and JSON cannot be joined to them. Write entries: IN04=0.5."
         )
-    return replace(row, blocks=f"{row.blocks}\n{text}")
+    return replace(row, blocks=f"{row.blocks}\ndialect=auto\n{text}")

@@ -210,7 +210,10 @@ def test_the_dialect_widget_is_for_the_text_and_a_preset_keeps_its_own():
 
 
 def test_one_row_or_all_rows_are_given_the_text_after_what_they_have():
-    assert [row.blocks for row in with_blocks(STACK, "M00=0").rows] == ["M00=0", "IN04=0\nM00=0"]
+    assert [row.blocks for row in with_blocks(STACK, "M00=0").rows] == [
+        "M00=0",
+        "IN04=0\ndialect=auto\nM00=0",
+    ]
     assert [row.blocks for row in with_blocks(STACK, "M00=0", 1).rows] == ["M00=0", "IN04=0"]
     assert with_blocks(STACK, "") is STACK
 

@@ -10,6 +10,10 @@ from typing import Any
 
 import comfy.supported_models
 import torch
+from comfy.ldm.chroma.model import ChromaParams
+from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
+from comfy.ldm.flux.model import FluxParams
+from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
 
 _UNET = {
     "image_size": 32,
@@ -294,6 +298,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+# Fields that newer hosts' settings have too.
+_NEWER = {
+    "txt_ids_dims": [],
+    "vec_in_dim": None,
+    "meanflow_sum": False,
+    "use_x0": False,
+    "use_sequential_txt_ids": False,
+}
+_PARAMETERS = {
+    **dict.fromkeys(("Flux", "FluxInpaint", "FluxSchnell", "Flux2"), FluxParams),
+    "Chroma": ChromaParams,
+    "ChromaRadiance": ChromaRadianceParams,
+    **{name: HunyuanVideoParams for name in SETTINGS if name.startswith(("HunyuanV", "HunyuanI"))},
+}
+
 # What two families take from the checkpoint itself while they are built.
 _EMBEDDER = {
     f"conditioner.conditioners.{which}.embedder.embedding.{name}": torch.zeros(shape)
@@ -312,7 +331,9 @@ _WEIGHTS: dict[str, dict[str, torch.Tensor]] = {
 def meta_model(name: str) -> Any:
     """The host's inner model of a configuration class, its weights on the meta device."""
     config_class = getattr(comfy.supported_models, name)
-    config = config_class(SETTINGS[name] | config_class.unet_config)
+    fields = getattr(_PARAMETERS.get(name), "__dataclass_fields__", {})
+    newer = {key: value for key, value in _NEWER.items() if key in fields}
+    config = config_class(newer | SETTINGS[name] | config_class.unet_config)
     config.set_inference_dtype(torch.float16, None)
     config.noise_aug_config = {
         "noise_schedule_config": {"timesteps": 1000, "beta_schedule": "squaredcos_cap_v2"},

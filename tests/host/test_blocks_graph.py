@@ -26,7 +26,13 @@ def with_blocks(client: HostClient, **widgets: object) -> Prompt:
         for name, value in node["inputs"].items():
             if isinstance(value, list) and value[0] == stack:
                 node["inputs"][name] = ["apply", value[1]]
-    given = {"blocks": "", "row": 0, "dialect": "auto", "preset": "none", "seed": 0} | widgets
+    given = {
+        "blocks": "",
+        "row": 0,
+        "dialect": "auto",
+        "preset": "none",
+        "letter_seed": 0,
+    } | widgets
     prompt["blocks"] = {
         "class_type": "LoomBlocks",
         "inputs": {"lora_stack": [stack, 2], "model": model, "clip": clip, **given},

@@ -67,9 +67,10 @@ class Finished:
     seconds: float
 
     def images(self, node_id: str | None = None) -> list[dict[str, str]]:
-        """The pictures of one node, or of all: arguments for `HostClient.fetch_image`."""
+        """The pictures of one node, or of all: arguments for `HostClient.fetch_image`. Saved ones before previews."""
         shown = self.outputs.values() if node_id is None else [self.outputs[node_id]]
-        return [image for output in shown for image in output.get("images", [])]
+        images = [image for output in shown for image in output.get("images", [])]
+        return sorted(images, key=lambda image: image.get("type") != "output")
 
 
 class HostClient:
