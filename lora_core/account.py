@@ -58,20 +58,21 @@ class RowAccount:
 
 @dataclass(frozen=True)
 class Account:
-    """The accounts of all rows, in stack order."""
+    """The accounts of all rows, in stack order. notes: of the stack as a whole."""
 
     rows: tuple[RowAccount, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should see on the node: leftovers and parts that went nowhere. Empty when all is well."""
-        return tuple(text for row in self.rows for text in _row_warnings(row))
+        return (*self.notes, *(text for row in self.rows for text in _row_warnings(row)))
 
     def report(self) -> str:
         """The whole account as text, every leftover key listed."""
         if not self.rows:
             return "No LoRA is switched on; MODEL and CLIP pass through unchanged."
-        return "\n".join(text for row in self.rows for text in _row_lines(row))
+        return "\n".join([*self.notes, *(text for row in self.rows for text in _row_lines(row))])
 
 
 def describe(adapter: AdapterFile) -> str:

@@ -91,13 +91,14 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     identities = identify(opened)
     known = [(item.row, facts_of(item)) for item in opened]
     words, facts = joined_words(known), stack_facts(known)
-    notes = tuple(f"{item.row.name}: {note}" for item in opened for note in item.notes)
+    of_rows = (f"{item.row.name}: {note}" for item in opened for note in item.notes)
+    notes = (*stack.notes, *of_rows)
     if model is None and clip is None:
         return Applied(None, None, None, words, identities, notes, facts)
     loaded = [(item.row, item.adapter) for item in opened]
     resolved, account = resolve(loaded, *_target_maps(model, clip), matching, presets_for(stack))
     rows = zip(account.rows, opened, strict=True)
-    account = Account(tuple(replace(row, notes=item.notes) for row, item in rows))
+    account = Account(tuple(replace(row, notes=item.notes) for row, item in rows), stack.notes)
     new_model, new_clip = apply_patches(model, clip, resolved)
     return Applied(new_model, new_clip, account, words, identities, notes, facts)
 

@@ -6,12 +6,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import StackError
+from ..files.cache import BoundedCache
 from .rows import LoraStack, StackRow
 
 _NAME_FIELDS = ("lora_name", "lora", "name")
 _MODEL_FIELDS = ("model_strength", "strength_model", "strength", "model")
 _CLIP_FIELDS = ("clip_strength", "strength_clip", "strengthTwo", "clipStrength", "clip")
+_LOST = (
+    "this LORA_STACK left Loom with {} and came back without: a node of another pack between the two drops them. "
+    "Connect Loom nodes directly, or put Loom Blocks behind that node."
+)
 _ON_FIELDS = ("on", "active", "enabled")
+
+
+# What went out beside the tuples, in words, by the tuples: a pack in between that builds its own list drops the rest.
+_sent: BoundedCache[tuple[tuple[str, float, float], ...], str] = BoundedCache(256)
 
 
 class StackList(list[tuple[str, float, float]]):
@@ -26,6 +35,17 @@ class StackList(list[tuple[str, float, float]]):
         )
         self.loom_stack = stack
         self.sent = tuple(self)
+        _sent.put(self.sent, _extras(stack), 1)
+
+
+def _extras(stack: LoraStack) -> str:
+    """What of the rows only Loom nodes read, in words."""
+    carried = {
+        "block strengths": any(row.blocks for row in stack.rows),
+        "schedules": any(row.schedule for row in stack.rows),
+        "the choice of trigger words": any(row.words is not None for row in stack.rows),
+    }
+    return " and ".join(name for name, there in carried.items() if there)
 
 
 def read_lora_stack(value: Any) -> LoraStack:
@@ -44,7 +64,9 @@ def read_lora_stack(value: Any) -> LoraStack:
             f"LORA_STACK must be a list of (name, model strength, clip strength); found {value!r:.200}."
         )
     rows = [_read_row(number, item) for number, item in enumerate(value, start=1)]
-    return LoraStack(tuple(row for row in rows if row is not None))
+    kept = tuple(row for row in rows if row is not None)
+    lost = _sent.get(tuple((row.name, row.model, row.clip) for row in kept))
+    return LoraStack(kept, (_LOST.format(lost),) if lost else ())
 
 
 def _read_row(number: int, item: Any) -> StackRow | None:

@@ -106,13 +106,14 @@ def _is_finite_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class LoraStack:
-    """Rows in the order in which they are applied."""
+    """Rows in the order in which they are applied. notes: what a person should know of the stack as a whole."""
 
     rows: tuple[StackRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __add__(self, other: LoraStack) -> LoraStack:
-        return LoraStack(self.rows + other.rows)
+        return LoraStack(self.rows + other.rows, self.notes + other.notes)
 
     @property
     def active(self) -> LoraStack:
-        return LoraStack(tuple(row for row in self.rows if row.active))
+        return LoraStack(tuple(row for row in self.rows if row.active), self.notes)

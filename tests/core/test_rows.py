@@ -161,3 +161,19 @@ def test_a_stack_that_makes_no_sense_is_refused(value, message):
     with pytest.raises(StackError) as error:
         read_lora_stack(value)
     assert message in str(error.value)
+
+
+def test_a_stack_that_comes_back_without_its_blocks_is_said_to():
+    """Another pack unpacks three and builds a list of its own; the same rows that never had blocks are no news."""
+    plain = LoraStack((StackRow("interop-a", 0.7, 0.6),))
+    rebuilt = [tuple(row) for row in StackList(plain, ["interop-a"])]
+    assert read_lora_stack(rebuilt).notes == ()
+    blocked = LoraStack((StackRow("interop-a", 0.7, 0.6, blocks="IN04=0.5"),))
+    sent = StackList(blocked, ["interop-a"])
+    assert read_lora_stack(sent).notes == ()
+    stack = read_lora_stack([tuple(row) for row in sent])
+    assert "came back without" in stack.notes[0]
+    assert "block strengths" in stack.notes[0]
+    assert (stack + plain).active.notes == stack.notes
+    StackList(plain, ["interop-a"])
+    assert read_lora_stack(rebuilt).notes == ()
