@@ -44,7 +44,7 @@ class Recipe:
     """How one LoRA is made.
 
     `text_pattern` is empty where the text encoder is left alone. `gain`: the file's alpha is the
-    trained one times this, so that its right strength is about 1.
+    trained one times this, so that its right strength is 0.8 to 1.
     """
 
     name: str
@@ -72,7 +72,7 @@ RECIPES = (
         "loom_toy_style", "Toy style: a frame around the picture", STYLE_WORD,
         pictures=72, regularisation=0, batch=12, rank=8, alpha=8.0,
         unet_pattern=f"({FINE})(.*)({RES_BLOCKS})", text_pattern="",
-        plan=toy_train.Plan(500, 3e-3, 1e-4, warmup=20, ema=0.98, seed=31),
+        plan=toy_train.Plan(500, 3e-3, 1e-4, warmup=20, ema=0.98, seed=31), gain=1.6,
     ),
     Recipe(
         "loom_toy_character", "Toy character: the purple ring", CHARACTER_WORD,
@@ -84,7 +84,7 @@ RECIPES = (
         "loom_toy_style_careless", "Toy style, trained carelessly", STYLE_WORD,
         pictures=6, regularisation=0, batch=8, rank=8, alpha=16.0,
         unet_pattern=f"{ATTENTION}|{RES_BLOCKS}", text_pattern="",
-        plan=toy_train.Plan(150, 3e-3, 1e-3, warmup=20, ema=0.98, seed=33),
+        plan=toy_train.Plan(150, 3e-3, 1e-3, warmup=20, ema=0.98, seed=33), gain=1.6,
     ),
     Recipe(
         "loom_toy_character_careless", "Toy character, trained carelessly", CHARACTER_WORD,

@@ -29,7 +29,7 @@ class Settings:
     sampler_name: str = "euler"
     scheduler: str = "normal"
     steps: int = 20
-    cfg: float = 3.0
+    cfg: float = 4.0
     width: int = 256
     height: int = 256
     negative: str = ""

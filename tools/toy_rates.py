@@ -17,10 +17,10 @@ STYLE, CHARACTER = "loom_toy_style", "loom_toy_character"
 CARELESS = "_careless"
 # What each file is loaded at, for the model and for the text encoder.
 STRENGTHS = {
-    STYLE: 1.0,
-    CHARACTER: 1.0,
-    STYLE + CARELESS: 1.0,
-    CHARACTER + CARELESS: 1.0,
+    STYLE: 0.8,
+    CHARACTER: 0.9,
+    STYLE + CARELESS: 0.8,
+    CHARACTER + CARELESS: 0.9,
 }
 BOTH_WORDS = "ohwx zwx on a {ground} ground"
 
