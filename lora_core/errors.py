@@ -33,3 +33,7 @@ class SaveError(LoraError):
 
 class DatasetError(LoraError):
     """Pictures or captions that cannot be trained on: unreadable, outside the folder, settings that make no sense."""
+
+
+class TrainError(LoraError):
+    """Training that cannot begin or go on: no layer to train, settings that make no sense, a state that does not fit."""
