@@ -117,7 +117,7 @@ def test_closing_the_generator_saves_the_state(tmp_path):
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
     """kill -9, in a process of its own that saves at every step, so that many kills fall into a save."""
-    steps, draw = 150, random.Random(4)
+    steps, draw = 60, random.Random(4)
     expected = result_bytes(*run(None, replace(SETTINGS, steps=steps)))
     command = [sys.executable, "-m", "tests.core.small_training", str(tmp_path), str(steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
