@@ -30,7 +30,7 @@ from ..train.export import Outcome, lora_of, metadata_of
 from ..train.loop import StepReport, train
 from ..train.samples import Plan
 from ..train.settings import TrainSettings
-from ..train.state import load_latest, save_state
+from ..train.state import load_latest, save_state, states_in
 from .paths import find_lora
 from .progress import progress_of
 from .saving import NO_FILE, NUMBER, SaveOrder, save_lora
@@ -236,6 +236,9 @@ def _kept(job: _Job, tensors: dict[str, torch.Tensor], told: _Followed, said: li
     }
     data = safetensors.torch.save(tensors, {"loom_result": json.dumps(facts)})
     write_bytes(data, job.folder / "result.safetensors")
+    # Only now: until the result is safe the states are what a kill leaves. Training again begins without them.
+    for path in states_in(job.folder):
+        path.unlink(missing_ok=True)
     return _given(job, tensors, facts, settings, "")
 
 

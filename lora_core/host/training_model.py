@@ -2,7 +2,8 @@
 
 What stands in the way of backward and how it is cured: weights loaded under inference mode (an alias of the same
 memory is an ordinary tensor), operators without a formula (the host's own in_training flag), attention that splits by
-free memory (pinned to torch's), norms whose output is changed in place (a copy of it).
+free memory (pinned to torch's), norms whose input is changed in place
+afterwards (a copy of it).
 """
 
 from __future__ import annotations
@@ -117,10 +118,15 @@ def _raw_answers(model_sampling: Any) -> Iterator[None]:
         del model_sampling.__dict__["calculate_denoised"]
 
 
+def _copied(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
 @contextmanager
 def _copying_norms(network: torch.nn.Module) -> Iterator[None]:
+    """Norms keep their input for backward; some families add to that very tensor afterwards, in place."""
     handles = [
-        module.register_forward_hook(lambda _, inputs, output: output.clone())
+        module.register_forward_pre_hook(_copied)
         for module in network.modules()
         if "Norm" in type(module).__name__ and not list(module.children())
     ]

@@ -32,7 +32,9 @@ from lora_core.train.state import states_in
 from tools.devkit.base_directory import TOY_MODEL
 from tools.toy_pictures import CHARACTER_SHAPE, GROUNDS, Picture, draw, placed_at_random
 
-SETTINGS = TrainSettings(steps=24, rate=2e-3, batch_size=2, rank=4, alpha=4.0, save_every=8)
+SETTINGS = TrainSettings(
+    steps=12, rate=2e-3, batch_size=2, rank=4, alpha=4.0, save_every=4, validate_every=6
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ def test_it_learns_leaves_the_model_as_it_was_and_runs_only_once(toy, rings):
     model = toy[0]
     comfy.model_management.load_models_gpu([model])
     before, trace = digest(model.model), traces(model)
-    settings = replace(SETTINGS, steps=60, validate_every=6)
+    settings = replace(SETTINGS, steps=40, validate_every=5)
     made = trained(toy, rings, "toy/once", settings)
     assert digest(model.model) == before
     assert traces(model) == trace
@@ -129,7 +131,7 @@ def test_it_learns_leaves_the_model_as_it_was_and_runs_only_once(toy, rings):
 
 
 def one_batch(toy, rings):
-    """The first batch, encoded under inference mode as the host would."""
+    """The first batch with two captions, encoded under inference mode as the host would."""
     model, clip, vae = toy
     encoders = Encoders(
         vae,
@@ -141,7 +143,9 @@ def one_batch(toy, rings):
         "clip",
     )
     plan = Plan(rings, 2)
-    return batch_of(plan, plan.batch_at(0).samples, encoders)
+    batches = (plan.batch_at(number) for number in range(20))
+    mixed = next(b for b in batches if len({sample.caption for sample in b.samples}) == 2)
+    return batch_of(plan, mixed.samples, encoders)
 
 
 def filled_branches(model):
@@ -174,7 +178,7 @@ def test_gradients_of_one_step_are_those_of_the_merged_weight(toy, rings):
         with torch.nn.utils.stateless._reparametrize_module(network, merged):
             other = batch_loss(predict, batch, levels, SETTINGS).mean()
             theirs = torch.autograd.grad(other, parameters)
-    assert float(loss) == pytest.approx(float(other), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(other.detach()), rel=1e-5)
     for mine, plain in zip(ours, theirs, strict=True):
         assert float((mine - plain).norm()) <= 1e-3 * float(plain.norm()) + 1e-9
 
@@ -198,7 +202,9 @@ def test_a_batch_of_two_is_the_mean_of_two_batches_of_one(toy, rings):
                 keys=both.keys[place : place + 1],
             )
             one = batch_loss(predict, alone, levels, SETTINGS)
-            assert float(one[0]) == pytest.approx(float(together[place]), rel=1e-4)
+            assert float(one[0].detach()) == pytest.approx(
+                float(together[place].detach()), rel=1e-4
+            )
 
 
 def test_the_saved_file_in_cores_loader_gives_what_training_saw(toy, rings):
@@ -241,7 +247,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(toy, rings, tmp_path, monkeypatc
 
     def stopping(plan, samples, encoders):
         asked.append(samples)
-        if len(asked) == 13:
+        if len(asked) == 7:
             raise Interrupted
         return real(plan, samples, encoders)
 
@@ -252,12 +258,9 @@ def test_a_resumed_run_ends_with_the_same_bytes(toy, rings, tmp_path, monkeypatc
             trained(toy, rings, "toy/parts", retrain=True)
     assert digest(toy[0].model) == before
     (folder,) = (tmp_path / "training").iterdir()
-    # The whole run left states of its own; only those of the interrupted run lie before its end.
-    for path in states_in(folder):
-        if path.stem != "step-00000012":
-            path.unlink()
+    assert states_in(folder)[0].stem == "step-00000006"
     parts = trained(toy, rings, "toy/parts", retrain=True)
-    assert "resumed at step 12" in parts.report
+    assert "resumed at step 6" in parts.report
     assert same_bytes(parts.tensors, whole.tensors)
 
 
@@ -281,7 +284,7 @@ def test_the_file_says_how_it_was_made(toy, rings):
         said = file.metadata()
     assert said["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert (said["modelspec.trigger_phrase"], said["ss_network_dim"]) == ("zwx", "4")
-    assert said["ss_max_train_steps"] == "24"
+    assert said["ss_max_train_steps"] == "12"
 
 
 def test_a_pattern_without_layers_fails_before_the_first_step(toy, rings):
