@@ -124,7 +124,7 @@ def _encoders(model: Any, clip: Any, vae: Any) -> Encoders:
 def _key(model_id: str, encoders: Encoders, dataset: Dataset, order: TrainOrder) -> str:
     existing = ""
     if order.existing != NEW:
-        existing = hashlib.sha256(find_lora(order.existing)[1].read_bytes()).hexdigest()
+        existing = _sha256(find_lora(order.existing)[1])
     parts = (_FORMAT, model_id, encoders.vae_id, encoders.clip_id, dataset.fingerprint, existing)
     return hashlib.sha256(repr((*parts, order.settings)).encode()).hexdigest()
 
@@ -274,18 +274,24 @@ def _given(
 def _listed(job: _Job, tensors: dict[str, torch.Tensor], outcome: Outcome) -> tuple[str, str]:
     """The file in the loras list: the one written before where it is still there, else a new one."""
     note = job.folder / "file.json"
+    result = _sha256(job.folder / "result.safetensors")
     if note.is_file():
         known = json.loads(note.read_text("utf-8"))
         try:
             _, path = find_lora(known["name"])
         except LoraFileError:
             path = None
-        if path and hashlib.sha256(path.read_bytes()).hexdigest() == known["sha256"]:
+        if path and (known["result"], known["sha256"]) == (result, _sha256(path)):
             return known["name"], f"the file is {known['name']}"
     title = job.order.name.replace("\\", "/").split("/")[-1]
     metadata = metadata_of(job.plan, job.order.settings, outcome, job.base, title)
     order = SaveOrder(job.order.name, if_exists=NUMBER, edits=json.dumps(metadata))
     written = save_lora(tensors, NO_FILE, order)
-    digest = hashlib.sha256(find_lora(written.name)[1].read_bytes()).hexdigest()
-    write_bytes(json.dumps({"name": written.name, "sha256": digest}).encode(), note)
+    digest = _sha256(find_lora(written.name)[1])
+    told = {"name": written.name, "sha256": digest, "result": result}
+    write_bytes(json.dumps(told).encode(), note)
     return written.name, written.report
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
