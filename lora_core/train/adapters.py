@@ -104,7 +104,7 @@ def _is_in(
 
 
 def new_branches(
-    layers: Mapping[str, torch.nn.Module], rank: int, alpha: float, seed: int, device: Any = "cpu"
+    layers: Mapping[str, Any], rank: int, alpha: float, seed: int, device: Any = "cpu"
 ) -> list[Branch]:
     """A branch for each layer that begins at zero: down is Kaiming-uniform (a = sqrt 5) as kohya's, up is 0.
 
@@ -115,7 +115,7 @@ def new_branches(
         raise TrainError(f"rank is {rank}; it must be 1 or more.")
     branches = []
     for path, layer in layers.items():
-        out, inside, *kernel = layer.weight.shape  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+        out, inside, *kernel = layer.weight.shape
         own = min(rank, out, inside * math.prod(kernel))
         generator = torch.Generator().manual_seed(number_of("adapter", seed, path))
         bound = 1 / math.sqrt(inside * math.prod(kernel))
@@ -126,7 +126,7 @@ def new_branches(
 
 
 def continued(
-    branches: Sequence[Branch], layers: Mapping[str, torch.nn.Module], adapter: AdapterFile
+    branches: Sequence[Branch], layers: Mapping[str, Any], adapter: AdapterFile
 ) -> list[Branch]:
     """The branches with the weights, ranks and alphas of an existing LoRA whose modules are named by layer path.
 
@@ -159,10 +159,10 @@ def continued(
     return list(found.values())
 
 
-def _fits(module: LowRank, layer: torch.nn.Module) -> bool:
-    shape = layer.weight.shape  # pyright: ignore[reportAttributeAccessIssue]
+def _fits(module: LowRank, layer: Any) -> bool:
+    shape = layer.weight.shape
     out, inside = module.span
-    return (out, inside) == (shape[0], math.prod(shape[1:]))  # pyright: ignore[reportIndexIssue]
+    return (out, inside) == (shape[0], math.prod(shape[1:]))
 
 
 def _branch(path: str, down: torch.Tensor, up: torch.Tensor, alpha: float, device: Any) -> Branch:

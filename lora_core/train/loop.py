@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +121,7 @@ def train(
     state: RunState | None = None,
     save: Save = lambda state: None,
     reduce: Reduce = lambda parameters: None,
-) -> Iterator[StepReport]:
+) -> Generator[StepReport, None, None]:
     """Train the parameters in place; a report for each step, the last with the weights to keep.
 
     batch_at: the batch of a micro-step, counted from 0 over the whole run. state: to go on from. save: is handed the
