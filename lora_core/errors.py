@@ -37,3 +37,7 @@ class DatasetError(LoraError):
 
 class MergeError(LoraError):
     """Rows that cannot be merged, or a merge that was asked for in a way that makes no sense."""
+
+
+class TrainError(LoraError):
+    """Training that cannot begin or go on: no layer to train, settings that make no sense, a state that does not fit."""

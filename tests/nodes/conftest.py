@@ -107,6 +107,12 @@ def _fake_host(
         applied.append((lora_stack, blocks, row, *rest))
         return types.SimpleNamespace(stack=list(lora_stack), report="said", images="drawn")
 
+    def train_lora(*asked: Any) -> Any:
+        made.append(asked)
+        return types.SimpleNamespace(
+            tensors={"x": 1}, report="60 steps", chart="chart", name="loom/x.safetensors"
+        )
+
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
         "blocking": {"block_stack": block_stack},
@@ -125,6 +131,11 @@ def _fake_host(
             "in_memory_row": lambda tensors, model, clip: importlib.import_module(
                 f"{base}.stack.rows"
             ).StackRow(f"memory of {len(tensors)}", model, clip),
+        },
+        "training": {
+            "NEW": "[a new LoRA]",
+            "TrainOrder": lambda *values: values,
+            "train_lora": train_lora,
         },
         "saving": {
             "NO_FILE": "[the LORA_MODEL input]",

@@ -240,3 +240,38 @@ def test_braces_in_the_dataset_nodes_texts_reach_the_server(pack):
     ]
     assert len(texts) == 5
     assert all(spec[1]["dynamicPrompts"] is False for spec in texts)
+
+
+def test_train_settings_keep_alpha_at_rank_where_none_is_given(pack):
+    (settings,) = pack.nodes["LoomTrainSettings"]().make(
+        learning_rate=1e-3,
+        rank=8,
+        alpha=0.0,
+        steps=20,
+        batch_size=2,
+        parts="attention",
+        train_seed=3,
+    )
+    assert (settings.rate, settings.rank, settings.alpha, settings.steps) == (1e-3, 8, 8.0, 20)
+    assert settings.objective.min_snr == 5.0
+
+
+def test_the_widgets_of_train_settings_stand_at_the_cores_defaults(pack):
+    """Without the node Loom Train uses the core's: both must be the same."""
+    node = pack.nodes["LoomTrainSettings"]
+    sections = node.INPUT_TYPES()
+    widgets = {**sections["required"], **sections["optional"]}
+    (made,) = node().make(**{name: spec[1]["default"] for name, spec in widgets.items()})
+    assert made == type(made)()
+
+
+def test_train_hands_the_order_over_and_the_lora_on(pack):
+    answer = pack.nodes["LoomTrain"]().train("M", "C", "V", "D", "loom/x", retrain=True)
+    ((model, clip, vae, dataset, order),) = pack.made
+    assert (model, clip, vae, dataset) == ("M", "C", "V", "D")
+    assert order[1:] == ("loom/x", "[a new LoRA]", True, True)
+    assert results(answer) == ({"x": 1}, "60 steps", "chart", "loom/x.safetensors")
+    validate = pack.nodes["LoomTrain"].VALIDATE_INPUTS
+    assert validate("loom/x", "[a new LoRA]") is True
+    assert "cannot be a file name" in validate("../x")
+    assert "not found" in validate("x", "gone.safetensors")

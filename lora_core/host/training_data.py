@@ -1,0 +1,156 @@
+"""Pictures and captions through the graph's VAE and CLIP, once: the batches of a training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import TrainError
+from ..train.cache import Store, latent_key, once, text_key
+from ..train.captions import taught_caption
+from ..train.counters import number_of
+from ..train.loop import TrainBatch
+from ..train.pixels import bucket_pixels, bucket_weight
+from ..train.samples import Plan, Sample
+
+# Elements of each weight that a fingerprint looks at: enough that no two models are alike, and quick for large ones.
+_LOOKED_AT = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Encoders:
+    """The graph's VAE and CLIP, how the model wants its latents, and where what they made is kept.
+
+    vae_id, clip_id: fingerprints of their weights and settings.
+    """
+
+    vae: Any
+    clip: Any
+    process_in: Callable[[torch.Tensor], torch.Tensor]
+    device: torch.device
+    store: Store
+    vae_id: str
+    clip_id: str
+
+
+def fingerprint(module: torch.nn.Module, *facts: object) -> str:
+    """sha256 of names, shapes, dtypes and a sample of the numbers of a module's state, and of further facts."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, flat.numel() // _LOOKED_AT)].contiguous().cpu()
+        digest.update(some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def batch_of(plan: Plan, samples: tuple[Sample, ...], encoders: Encoders) -> TrainBatch:
+    """A batch on the model's device; what VAE and CLIP made comes from the store where it is there already."""
+    latents = torch.stack([_latent(plan, sample, encoders) for sample in samples])
+    masks = _masks(plan, samples, latents)
+    return TrainBatch(
+        latents.to(encoders.device),
+        tuple(_conditioning(plan, sample, encoders) for sample in samples),
+        torch.tensor([sample.weight for sample in samples]),
+        tuple((sample.number, sample.epoch) for sample in samples),
+        None if masks is None else masks.to(encoders.device),
+    )
+
+
+def validation_batches(plan: Plan, encoders: Encoders) -> list[TrainBatch]:
+    """The held-out pictures, one a batch, centred and with their whole caption."""
+    whole = plan.dataset.with_settings(dropout=0.0, shuffle=False).settings
+    found = []
+    for place, index in enumerate(plan.dataset.validation):
+        image = plan.dataset.images[index]
+        caption = taught_caption(image, whole, place, 0)
+        sample = Sample(-1 - place, index, 0, 0.5, False, caption, 1.0)
+        found.append(batch_of(plan, (sample,), encoders))
+    return found
+
+
+def encode_all(plan: Plan, encoders: Encoders, advance: Callable[[int], None]) -> None:
+    """Fill the store with every picture and its first caption, so that the encoders are done before training begins."""
+    samples = [plan.sample(number, 0) for number in range(len(plan.sample_images))]
+    for done, sample in enumerate(samples, 1):
+        _latent(plan, sample, encoders)
+        _conditioning(plan, sample, encoders)
+        advance(done)
+
+
+def _latent(plan: Plan, sample: Sample, encoders: Encoders) -> torch.Tensor:
+    """(channels, ...) float32 in the model's own scale, on the CPU."""
+    image, placement = plan.dataset.images[sample.image], plan.placements[sample.image]
+    key = latent_key(image, placement, sample.place, sample.mirrored, encoders.vae_id)
+
+    def encode() -> Mapping[str, torch.Tensor]:
+        pixels = bucket_pixels(image, placement, sample.place, sample.mirrored)[None]
+        # Some VAEs draw from their distribution: by the key, and the host's own random state stays as it is.
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(number_of("vae", key))
+            return {"samples": encoders.vae.encode(pixels)}
+
+    latent = _ordinary(once(encoders.store, key, encode)["samples"]).float()
+    if not bool(torch.isfinite(latent).all()):
+        raise TrainError(
+            f"{image.name}: the VAE made NaN of it. Run the VAE in float32 (--fp32-vae)."
+        )
+    return encoders.process_in(latent)[0]
+
+
+def _conditioning(plan: Plan, sample: Sample, encoders: Encoders) -> dict[str, Any]:
+    """The text's tensors under the host's names, and SDXL's sizes: what the picture was before it was cut."""
+    key = text_key(sample.caption, encoders.clip_id)
+
+    def encode() -> Mapping[str, torch.Tensor]:
+        with torch.no_grad():
+            tokens = encoders.clip.tokenize(sample.caption)
+            made = encoders.clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+        named = {name: value for name, value in made.items() if value is not None}
+        odd = [name for name, value in named.items() if not isinstance(value, torch.Tensor)]
+        if odd:
+            raise TrainError(
+                f"The text encoder gives {', '.join(odd)} besides tensors, which training cannot keep. "
+                "Remove hooks and schedules from CLIP."
+            )
+        return named
+
+    known = once(encoders.store, key, encode)
+    said: dict[str, Any] = {
+        name: _ordinary(value).to(encoders.device) for name, value in known.items()
+    }
+    said["cross_attn"] = said.pop("cond")
+    bucket = plan.placements[sample.image].bucket
+    size = plan.dataset.images[sample.image].measures.size
+    said |= {"width": size[0], "height": size[1]}
+    return said | {"target_width": bucket[0], "target_height": bucket[1]}
+
+
+def _masks(plan: Plan, samples: tuple[Sample, ...], latents: torch.Tensor) -> torch.Tensor | None:
+    """(batch, 1, ...) of the latents' height and width; None where no sample has one."""
+    settings, made = plan.dataset.settings, []
+    for sample in samples:
+        image, placement = plan.dataset.images[sample.image], plan.placements[sample.image]
+        made.append(bucket_weight(image, placement, settings, sample.place, sample.mirrored))
+    if all(mask is None for mask in made):
+        return None
+    height, width = latents.shape[-2:]
+    whole = torch.ones(height, width)
+    areas = [whole if m is None else _shrunk(m, height, width) for m in made]
+    ones = [1] * (latents.ndim - 4)
+    return torch.stack(areas).view(len(areas), 1, *ones, height, width)
+
+
+def _shrunk(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return torch.nn.functional.interpolate(mask[None, None], size=(height, width), mode="area")[
+        0, 0
+    ]
+
+
+def _ordinary(tensor: torch.Tensor) -> torch.Tensor:
+    """Backward cannot save what was made under inference mode; a copy outside it, it can."""
+    return tensor.clone() if tensor.is_inference() else tensor

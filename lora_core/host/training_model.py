@@ -1,0 +1,196 @@
+"""The host's MODEL made ready for gradients, and put back to the bit: what a training step asks of it.
+
+What stands in the way of backward and how it is cured: weights loaded under inference mode (an alias of the same
+memory is an ordinary tensor), operators without a formula (the host's own in_training flag), attention that splits by
+free memory (pinned to torch's), norms whose input is changed in place
+afterwards (a copy of it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.model_sampling
+import comfy.samplers
+import torch
+
+from ..errors import TrainError
+from ..train.loop import Predict
+from ..train.objective import NoiseLevels
+
+# What the text encoder and the picture's size say of one sample: names of the host's conditioning -> values.
+Conditioning = Mapping[str, Any]
+_SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+
+
+def noise_levels(model_sampling: Any) -> NoiseLevels:
+    """What the host's model_sampling says. Raises TrainError for kinds whose objective is not built."""
+    host = comfy.model_sampling
+    if isinstance(model_sampling, host.CONST):
+        return NoiseLevels("flow", torch.empty(0), _shift_of(model_sampling))
+    odd = isinstance(model_sampling, host.EDM | host.X0) or model_sampling.sigma_data != 1.0
+    if odd or not isinstance(model_sampling, host.EPS):
+        raise TrainError(
+            f"The model samples by {type(model_sampling).__mro__[2].__name__}; LoRAs are trained for models that answer "
+            "noise (eps), velocity (v) or flow."
+        )
+    kind = "v" if isinstance(model_sampling, host.V_PREDICTION) else "eps"
+    return NoiseLevels(kind, model_sampling.sigmas.detach().cpu().float().clone())
+
+
+def _shift_of(model_sampling: Any) -> float:
+    """The shift of a flow model's own sampling: what its middle timestep becomes, whatever form it is written in."""
+    middle = float(model_sampling.percent_to_sigma(0.5))
+    return middle / (1 - middle) if 0 < middle < 1 else 1.0
+
+
+@contextmanager
+def ready(model: Any) -> Iterator[Predict]:
+    """predict of a loaded MODEL with gradients through it, within the block only.
+
+    predict(noisy, sigmas, conditioning): conditioning is one Conditioning a sample. It answers in float32 and raises
+    what the host raises when the user interrupts.
+    """
+    inner = model.model
+    with ExitStack() as undo:
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.enable_grad())
+        undo.enter_context(_in_training())
+        undo.enter_context(ordinary_tensors(inner))
+        undo.enter_context(_raw_answers(inner.model_sampling))
+        undo.enter_context(_copying_norms(inner.diffusion_model))
+        model.pre_run()
+        undo.callback(model.cleanup)
+        yield _predict_of(model)
+
+
+@contextmanager
+def ordinary_tensors(module: torch.nn.Module) -> Iterator[None]:
+    """Inference tensors among the module's weights replaced by ordinary ones of the same memory, within the block."""
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    for each in module.modules():
+        for held in (each._parameters, each._buffers):
+            kept += [
+                (held, name, value)
+                for name, value in held.items()
+                if value is not None and value.is_inference()
+            ]
+    try:
+        for held, name, value in kept:
+            alias = torch.empty(0, dtype=value.dtype, device=value.device).set_(
+                value.untyped_storage(), value.storage_offset(), value.size(), value.stride()
+            )
+            is_parameter = isinstance(value, torch.nn.Parameter)
+            held[name] = torch.nn.Parameter(alias, requires_grad=False) if is_parameter else alias
+        yield
+    finally:
+        for held, name, value in kept:
+            held[name] = value
+
+
+@contextmanager
+def _in_training() -> Iterator[None]:
+    """The flag by which newer hosts choose operators that have a backward."""
+    management = comfy.model_management
+    if not hasattr(management, "in_training"):
+        yield
+        return
+    before = management.in_training
+    management.in_training = True
+    try:
+        yield
+    finally:
+        management.in_training = before
+
+
+@contextmanager
+def _raw_answers(model_sampling: Any) -> Iterator[None]:
+    """apply_model gives what the network answers, in place of the picture that the host makes of it."""
+    model_sampling.__dict__["calculate_denoised"] = lambda sigma, answer, noisy: answer
+    try:
+        yield
+    finally:
+        del model_sampling.__dict__["calculate_denoised"]
+
+
+def _copied(_: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+@contextmanager
+def _copying_norms(network: torch.nn.Module) -> Iterator[None]:
+    """Norms keep their input for backward; some families add to that very tensor afterwards, in place."""
+    handles = [
+        module.register_forward_pre_hook(_copied)
+        for module in network.modules()
+        if "Norm" in type(module).__name__ and not list(module.children())
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pinned(_: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def _predict_of(model: Any) -> Predict:
+    inner = model.model
+    options = dict(model.model_options.get("transformer_options", {}))
+    options["optimized_attention_override"] = _pinned
+    computes = inner.manual_cast_dtype or inner.get_dtype()
+
+    def predict(
+        noisy: torch.Tensor, sigmas: torch.Tensor, conditioning: Sequence[Conditioning]
+    ) -> torch.Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        conds = [_model_conds(inner, noisy[i : i + 1], c) for i, c in enumerate(conditioning)]
+        answers: list[torch.Tensor] = [noisy] * len(conds)
+        for group in _alike(conds):
+            joined = comfy.samplers.cond_cat([conds[i] for i in group])
+            own = {**options, "cond_or_uncond": [0], "sigmas": sigmas[group]}
+            with _autocast(noisy.device.type, computes):
+                found = inner.apply_model(
+                    noisy[group], sigmas[group], transformer_options=own, **joined
+                )
+            for place, i in enumerate(group):
+                answers[i] = found[place]
+        return torch.stack(answers).float()
+
+    return predict
+
+
+def _autocast(device: str, computes: torch.dtype) -> Any:
+    """bfloat16 where the model computes in 16 bits: gradients of half precision would vanish without a scale."""
+    if computes not in _SIXTEEN_BITS:
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype=torch.bfloat16)
+
+
+def _model_conds(inner: Any, noisy: torch.Tensor, said: Conditioning) -> dict[str, Any]:
+    """What the family makes of one sample's conditioning, as the host's sampler has it made."""
+    sizes = {"width": noisy.shape[-1] * 8, "height": noisy.shape[-2] * 8}
+    made = inner.extra_conds(
+        **{**sizes, **said}, noise=noisy, device=noisy.device, prompt_type="positive"
+    )
+    return {name: cond.process_cond(batch_size=1, area=None) for name, cond in made.items()}
+
+
+def _alike(conds: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """Indices of samples that can go through the network together; texts of unlike length often cannot."""
+    groups: list[list[int]] = []
+    equal: Callable[[Any, Any], bool] = comfy.samplers.cond_equal_size
+    for index, cond in enumerate(conds):
+        group = next((g for g in groups if equal(conds[g[0]], cond)), None)
+        if group is None:
+            groups.append([index])
+        else:
+            group.append(index)
+    return groups

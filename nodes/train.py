@@ -1,0 +1,173 @@
+"""A LoRA trained inside the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..lora_core.host.paths import lora_names
+from ..lora_core.host.saving import check_order
+from ..lora_core.host.training import NEW, TrainOrder, train_lora
+from ..lora_core.train.adapters import PARTS
+from ..lora_core.train.objective import TIMESTEPS, Objective
+from ..lora_core.train.settings import SCHEDULES, TrainSettings
+from . import _spec
+
+_PATTERN = (
+    "Instead of parts: a regular expression; each layer in whose path it is found is trained."
+)
+_TIMESTEPS = "How noise levels are drawn. auto: uniform for SD models, the model's own shift for flow models."
+
+
+def _number(
+    kind: str,
+    default: float,
+    low: float,
+    high: float,
+    step: float,
+    tooltip: str,
+    expert: bool = True,
+) -> Any:
+    options = {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
+    return (kind, options | ({"advanced": True} if expert else {}))
+
+
+def _choice(values: Any, tooltip: str, expert: bool = False) -> Any:
+    options = {"default": next(iter(values)), "tooltip": tooltip}
+    return (list(values), options | ({"advanced": True} if expert else {}))
+
+
+class LoomTrainSettings:
+    DESCRIPTION = (
+        "How long, how fast and what Loom Train learns. The defaults suit a first LoRA of 10 to 30 pictures; without "
+        "this node Loom Train uses them."
+    )
+    CATEGORY = _spec.CATEGORY
+    SEARCH_ALIASES = ["train lora settings", "learning rate", "optimizer", "rank", "loom"]
+    RETURN_TYPES = ("LOOM_TRAIN_SETTINGS",)
+    RETURN_NAMES = ("settings",)
+    OUTPUT_TOOLTIPS = ("Settings, for Loom Train.",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        number = _number
+        return {
+            "required": {
+                "steps": number("INT", 1500, 1, 1_000_000, 10, "Steps of the optimizer. 1000 to 2000 for 10 to 30 pictures.", False),
+                "learning_rate": number("FLOAT", 1e-4, 1e-7, 1.0, 1e-6, "The highest learning rate. It belongs to alpha = rank; halve it where pictures get burnt.", False),
+                "rank": number("INT", 16, 1, 1024, 1, "Size of the LoRA: 8 to 16 for a character or thing, 16 to 32 for a style.", False),
+                "alpha": number("FLOAT", 0.0, 0.0, 4096.0, 0.5, "The LoRA acts with alpha / rank. 0: the same as rank.", False),
+                "batch_size": number("INT", 1, 1, 256, 1, "Pictures at once. More is steadier and needs more memory.", False),
+                "parts": _choice(PARTS, "attention: what prompts steer. With convolutions: also strokes and textures."),
+                "train_seed": number("INT", 0, 0, 2**53 - 1, 1, "Decides all draws: the same seed gives the same LoRA.", False),
+            },
+            "optional": {
+                "pattern": ("STRING", {"default": "", "tooltip": _PATTERN, "advanced": True}),
+                "schedule": _choice(SCHEDULES, "How the rate falls after the warm-up.", True),
+                "warmup": number("FLOAT", 0.05, 0.0, 1.0, 0.01, "Share of the steps in which the rate rises."),
+                "accumulate": number("INT", 1, 1, 1024, 1, "Batches a step: a larger batch in the memory of a small one."),
+                "timesteps": _choice(TIMESTEPS, _TIMESTEPS, True),
+                "shift": number("FLOAT", 0.0, 0.0, 100.0, 0.01, "Timestep shift: above 1 trains noisy steps more. 0: the model's own."),
+                "timestep_low": number("FLOAT", 0.0, 0.0, 1.0, 0.01, "Trained noise levels begin here: 0 is a clean picture."),
+                "timestep_high": number("FLOAT", 1.0, 0.0, 1.0, 0.01, "Trained noise levels end here: 1 is pure noise."),
+                "min_snr": number("FLOAT", 5.0, 0.0, 100.0, 0.5, "Gamma of min-SNR weighting of eps and v models. 0: off."),
+                "noise_offset": number("FLOAT", 0.0, 0.0, 1.0, 0.005, "Brightness noise, only where the base had it (SDXL: 0.0357)."),
+                "ema": number("FLOAT", 0.99, 0.0, 0.9999, 0.001, "Decay of the moving average that is saved. 0: the last step itself."),
+                "weight_decay": number("FLOAT", 0.01, 0.0, 1.0, 0.001, "AdamW's pull towards zero."),
+                "clip": number("FLOAT", 1.0, 0.0, 1000.0, 0.1, "Highest norm of a step's gradient. 0: no limit."),
+                "validate_every": number("INT", 0, 0, 1_000_000, 1, "Steps between measurements on held-out pictures. 0: a tenth of all."),
+                "save_every": number("INT", 0, 0, 1_000_000, 1, "Steps between saved states, to go on from. 0: a tenth of all."),
+                "keep": number("INT", 2, 1, 100, 1, "How many saved states are kept."),
+            },
+        }  # fmt: skip
+
+    def make(
+        self,
+        learning_rate: float,
+        rank: int,
+        alpha: float,
+        timesteps: str = TIMESTEPS[0],
+        shift: float = 0.0,
+        timestep_low: float = 0.0,
+        timestep_high: float = 1.0,
+        min_snr: float = 5.0,
+        noise_offset: float = 0.0,
+        train_seed: int = 0,
+        **others: Any,
+    ) -> tuple[TrainSettings]:
+        objective = Objective(timesteps, shift, timestep_low, timestep_high, min_snr, noise_offset)
+        settings = TrainSettings(
+            rate=learning_rate,
+            rank=rank,
+            alpha=alpha or float(rank),
+            objective=objective,
+            seed=train_seed,
+            **others,
+        )
+        return (settings,)
+
+
+class LoomTrain:
+    DESCRIPTION = (
+        "Trains a LoRA on the model of the graph and hands it on in the same run. The state is saved as it goes: after "
+        "an interrupt or a crash the next run goes on where it was, and a finished training is given back at once."
+    )
+    CATEGORY = _spec.CATEGORY
+    SEARCH_ALIASES = ["train lora", "lora training", "fine-tune", "dreambooth", "kohya", "loom"]
+    RETURN_TYPES = ("LORA_MODEL", "STRING", "IMAGE", "STRING")
+    RETURN_NAMES = ("LORA_MODEL", "report", "loss chart", "lora_name")
+    OUTPUT_TOOLTIPS = (
+        "The trained LoRA, for Loom Stack or Loom Save.",
+        "What was trained, how the loss went, and what was saved.",
+        "The loss of each step, its running mean, and the validation loss.",
+        "The new file's name as the LoRA list shows it.",
+    )
+    FUNCTION = "train"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        again = "Train again although this very training is finished."
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "What to train on; LoRAs may be on it. It is not changed."}),
+                "clip": ("CLIP", {"tooltip": "Encodes the captions. It is not trained."}),
+                "vae": ("VAE", {"tooltip": "Encodes the pictures."}),
+                "dataset": ("LOOM_DATASET", {"tooltip": "Pictures and captions, from Loom Dataset."}),
+                "filename": ("STRING", {"default": "loom/my_lora", "tooltip": "Name of the file in output/loras; / makes subfolders. A taken name gets a number."}),
+            },
+            "optional": {
+                "settings": ("LOOM_TRAIN_SETTINGS", {"tooltip": "From Loom Train Settings; without it the defaults."}),
+                "continue_from": _choice([NEW, *lora_names()], "A LoRA to go on training, of any naming."),
+                "resume": ("BOOLEAN", {"default": True, "tooltip": "Go on from the saved state of an interrupted run of the same training."}),
+                "retrain": ("BOOLEAN", {"default": False, "tooltip": again}),
+            },
+        }  # fmt: skip
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename: str | None, continue_from: str | None = None) -> Any:
+        wanted = None if continue_from == NEW else continue_from
+        return _spec.verdict(lambda: check_order(filename, wanted))
+
+    def train(
+        self,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        dataset: Any,
+        filename: str,
+        settings: TrainSettings | None = None,
+        continue_from: str = NEW,
+        resume: bool = True,
+        retrain: bool = False,
+    ) -> dict[str, Any]:
+        order = TrainOrder(settings or TrainSettings(), filename, continue_from, resume, retrain)
+        made = train_lora(model, clip, vae, dataset, order)
+        return _spec.shown(made.report, made.tensors, made.report, made.chart, made.name)
+
+
+NODE_CLASS_MAPPINGS = {"LoomTrainSettings": LoomTrainSettings, "LoomTrain": LoomTrain}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "LoomTrainSettings": "Loom Train Settings",
+    "LoomTrain": "Loom Train",
+}
