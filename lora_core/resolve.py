@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 
 from .account import Account, PartCount, RowAccount
 from .adapters import Adapter, AdapterFile, Difference, Leftover
@@ -25,10 +25,31 @@ _GUESSES = 3
 
 
 @dataclass(frozen=True)
-class PartPatches:
-    """All that goes onto one model: for each weight or bias its steps, all rows of the stack in one list."""
+class Term:
+    """One row's adapter on one weight.
 
-    steps: Mapping[Target, tuple[Step, ...]] = field(default_factory=dict)
+    row: the row's place among those that were resolved. strength: the row's own; factor: what its blocks make of it.
+    """
+
+    row: int
+    adapter: Adapter | Difference
+    strength: float
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class PartPatches:
+    """All that goes onto one model: for each weight or bias the terms of all rows, in stack order."""
+
+    terms: Mapping[Target, tuple[Term, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def steps(self) -> Mapping[Target, tuple[Step, ...]]:
+        """For each weight or bias its steps, all rows of the stack in one list."""
+        return {
+            target: steps_of((term.adapter, term.strength * term.factor) for term in terms)
+            for target, terms in self.terms.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -61,25 +82,24 @@ def resolve(
     matching: see matching.check. presets: what the names in a row's block strengths mean.
     Raises MatchError, and StackError where a row's block strengths do not fit the model.
     """
-    accounts, weighted = [], []
+    accounts: list[RowAccount] = []
+    terms: dict[str, dict[Target, list[Term]]] = {"model": {}, "clip": {}}
     table = cache(lambda: block_table(model, clip))
-    for row, adapter in rows:
+    for number, (row, adapter) in enumerate(rows):
         account, matches = _match_row(row, adapter, {"model": model, "clip": clip})
         check(account, matching)
         blocks = row_blocks(row, table(), presets) if row.blocks.strip() else None
         said = said_of_blocks(((match.target, match.adapter) for match in matches), blocks)
         accounts.append(replace(account, blocks=said))
         strengths = {"model": row.model, "clip": row.clip}
-        weighted += [
-            (replace(match, target=target, adapter=item), strengths[match.part] * factor)
-            for match in matches
-            for target, item, factor in by_share(match.target, match.adapter, blocks)
-            if strengths[match.part] * factor != 0
-        ]
-    parts = {
-        part: _gather([(m, s) for m, s in weighted if m.part == part]) for part in ("model", "clip")
-    }
-    return ResolvedPatches(parts["model"], parts["clip"]), Account(tuple(accounts))
+        for match in matches:
+            for target, item, factor in by_share(match.target, match.adapter, blocks):
+                if strengths[match.part] * factor != 0:
+                    term = Term(number, item, strengths[match.part], factor)
+                    terms[match.part].setdefault(target, []).append(term)
+    return ResolvedPatches(_gather(terms["model"]), _gather(terms["clip"])), Account(
+        tuple(accounts)
+    )
 
 
 def matches_of(
@@ -89,12 +109,8 @@ def matches_of(
     return _match_row(StackRow(adapter.label), adapter, {"model": model, "clip": clip})[1]
 
 
-def _gather(weighted: list[tuple[Match, float]]) -> PartPatches:
-    """The terms of each weight over all rows, in stack order."""
-    terms: dict[Target, list[tuple[Adapter | Difference, float]]] = {}
-    for match, strength in weighted:
-        terms.setdefault(match.target, []).append((match.adapter, strength))
-    return PartPatches({target: steps_of(found) for target, found in terms.items()})
+def _gather(terms: Mapping[Target, list[Term]]) -> PartPatches:
+    return PartPatches({target: tuple(found) for target, found in terms.items()})
 
 
 def _match_row(
