@@ -3,7 +3,7 @@
 Keyframes stand between commas, "value@position", as loractl writes them: "0@0,1@0.5" goes from 0 at the start to 1 in
 the middle and stays there. Positions are shares of the steps where all of them are 1 or less, else step numbers. A value
 is a strength; with "%" it is a share of the row's own. After a colon come keywords: curve=linear, step or cosine says how
-values between keyframes are found; start=5 and stop=10 keep the row off before and from those positions on.
+values between keyframes are found; start=5 and stop=10 (or step=5-10) keep the row off before and from there on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 from ..errors import StackError
 
-_FRAME = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*(%?)\s*(?:@\s*(\d+\.?\d*|\.\d+)\s*)?")
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_FRAME = re.compile(rf"\s*([+-]?{_NUMBER})\s*(%?)\s*(?:@\s*({_NUMBER})\s*)?")
+_SPAN = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})")
 _EXAMPLE = "Write for example 0@0,1@0.5 or start=0.2:stop=0.8."
 
 # How far along from one keyframe's value to the next: share of the way in positions -> share of the way in values.
@@ -86,7 +88,9 @@ def read_schedule(text: str) -> Schedule | None:
     if not text.strip():
         return None
     parts = [part.strip() for part in text.split(":") if part.strip()]
-    keywords = dict(_keyword(part, text) for part in parts if "=" in part)
+    keywords: dict[str, str] = {}
+    for part in parts:
+        keywords |= _keyword(part, text) if "=" in part else {}
     frames = [part for part in parts if "=" not in part]
     if len(frames) > 1:
         raise StackError(f"Schedule '{text}' has keyframes in two places. {_EXAMPLE}")
@@ -107,12 +111,15 @@ def _first_step(position: float, steps: int) -> float:
     return math.ceil(position * steps - 1e-9) if position < 1 else position
 
 
-def _keyword(part: str, text: str) -> tuple[str, str]:
+def _keyword(part: str, text: str) -> dict[str, str]:
     name, _, value = (side.strip().lower() for side in part.partition("="))
-    name = {"start_percent": "start", "stop_percent": "stop", "end": "stop"}.get(name, name)
+    if name == "step" and (span := _SPAN.fullmatch(value)) is not None:
+        return {"start": span[1], "stop": span[2]}
     if name not in ("start", "stop", "curve"):
-        raise StackError(f"Schedule '{text}': no '{name}='; known are start, stop and curve.")
-    return name, value
+        raise StackError(
+            f"Schedule '{text}': '{part}' is not understood. Known are start=, stop=, step=5-10 and curve=."
+        )
+    return {name: value}
 
 
 def _frames(part: str, text: str) -> tuple[Keyframe, ...]:
