@@ -1,8 +1,8 @@
 """The node classes, one topic a file. Ids and input order are an API: append only."""
 
-from . import blocks, dataset, inspect, load, save, stack, tags
+from . import blocks, dataset, inspect, load, save, schedule, stack, tags
 
-_TOPICS = (load, stack, tags, blocks, inspect, save, dataset)
+_TOPICS = (load, stack, tags, blocks, inspect, save, dataset, schedule)
 
 NODE_CLASS_MAPPINGS = {
     node_id: node for topic in _TOPICS for node_id, node in topic.NODE_CLASS_MAPPINGS.items()

@@ -160,7 +160,7 @@ def test_slices_rearranged_rows_and_blocks_run_live():
             tensors[f"{name}.lora_A.weight"] = torch.randn(4, shape[1], generator=generator) * 0.1
             tensors[f"{name}.lora_B.weight"] = torch.randn(shape[0], 4, generator=generator) * 0.1
     adapter = parse_state_dict(tensors, "flux")
-    stack = LoraStack((StackRow("flux", 0.7, 0.0, adapter=adapter, blocks="DB00=0.25"),))
+    stack = LoraStack((StackRow("flux", 0.7, 0.0, adapter=adapter, blocks="D00=0.25"),))
     found = sampled(applied(stack, model, "live").model, "Flux", steps=1)
     baked = sampled(applied(stack, model, "baked").model, "Flux", steps=1)
     unblocked = LoraStack((StackRow("flux", 0.7, 0.0, adapter=adapter),))
@@ -175,9 +175,7 @@ def test_what_cannot_run_live_is_baked_beside_it_and_named():
     name = name.removesuffix(".lora_up.weight")
     tensors[f"{name}.dora_scale"] = torch.ones(tensors[f"{name}.lora_up.weight"].shape[0], 1)
     tensors["diffusion_model.out.2.diff_b"] = torch.ones(4) * 0.1
-    stack = LoraStack(
-        (StackRow("dora", 0.8, 0.0, adapter=parse_state_dict(tensors, "dora")),)
-    )
+    stack = LoraStack((StackRow("dora", 0.8, 0.0, adapter=parse_state_dict(tensors, "dora")),))
     on = applied(stack, model, "live")
     assert on.account is not None
     report = on.account.report()

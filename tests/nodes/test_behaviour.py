@@ -240,3 +240,14 @@ def test_braces_in_the_dataset_nodes_texts_reach_the_server(pack):
     ]
     assert len(texts) == 5
     assert all(spec[1]["dynamicPrompts"] is False for spec in texts)
+
+
+def test_the_mode_goes_to_the_model_and_a_schedule_to_its_rows(pack):
+    stack = [("style.safetensors", 0.8, 0.8)]
+    pack.nodes["LoomApply"]().apply("model", stack, mode="live")
+    assert pack.applied[-1][-1] == "live"
+    pack.nodes["LoomStack"]().stack("[]", "model", mode="baked")
+    assert pack.applied[-1][-1] == "baked"
+    done = pack.nodes["LoomSchedule"]().schedule(stack, "0@0,1@1", 1, "none", 20)
+    assert pack.applied[-1] == (stack, "0@0,1@1", 1, "none", 20)
+    assert done["result"] == (stack, "said", "drawn")
