@@ -35,8 +35,13 @@ def low_rank(out: int, inside: tuple[int, ...], rank: int, seed: int = 0) -> Low
 
 
 def loha_of(out: int, columns: int, rank: int) -> LoHa:
-    halves = [noise(out, rank), noise(rank, columns), noise(out, rank, seed=5)]
-    return LoHa(*halves, noise(rank, columns, seed=6), alpha=1.5)
+    return LoHa(
+        noise(out, rank),
+        noise(rank, columns),
+        noise(out, rank, seed=5),
+        noise(rank, columns, seed=6),
+        alpha=1.5,
+    )
 
 
 def lokr_of(out: int, columns: int) -> LoKr:
