@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from typing import Any
 
 from .account import Account, PartCount, RowAccount
 from .adapters import Adapter, AdapterFile, Difference, Leftover
 from .algebra.steps import Step, steps_of
 from .blockwise import by_share
+from .files.cache import BoundedCache
 from .files.naming import candidate_names, is_text_encoder
 from .fitting import clash
 from .matching import check
@@ -22,6 +24,9 @@ from .targets import Target, TargetMap
 
 # A guess costs a search through the model's names; the first few tell what is wrong.
 _GUESSES = 3
+
+# Whole LoRAs with what they match, by the ids of LoRA and target maps; the LoRAs of files are in the reader's cache too.
+_kept: BoundedCache[tuple[int, ...], tuple[Any, RowAccount, list[Match]]] = BoundedCache(1 << 30)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def resolve(
     terms: dict[str, dict[Target, list[Term]]] = {"model": {}, "clip": {}}
     table = cache(lambda: block_table(model, clip))
     for number, (row, adapter) in enumerate(rows):
-        account, matches = _match_row(row, adapter, {"model": model, "clip": clip})
+        account, matches = _matched(row, adapter, {"model": model, "clip": clip})
         check(account, matching)
         blocks = row_blocks(row, table(), presets) if row.blocks.strip() else None
         said = said_of_blocks(((match.target, match.adapter) for match in matches), blocks)
@@ -111,6 +116,22 @@ def matches_of(
 
 def _gather(terms: Mapping[Target, list[Term]]) -> PartPatches:
     return PartPatches({target: tuple(found) for target, found in terms.items()})
+
+
+def _matched(
+    row: StackRow, adapter: AdapterFile, maps: Mapping[str, TargetMap | None]
+) -> tuple[RowAccount, list[Match]]:
+    """_match_row, done once for a LoRA and a model: a new strength finds the same weights.
+
+    The kept values hold what their ids are of, so that no other object can come to have those ids.
+    """
+    asked = (adapter, *maps.values())
+    key = tuple(id(each) for each in asked)
+    kept = _kept.get(key)
+    if kept is None:
+        kept = (asked, *_match_row(row, adapter, maps))
+        _kept.put(key, kept, adapter.nbytes)
+    return replace(kept[1], row=row), kept[2]
 
 
 def _match_row(

@@ -63,7 +63,8 @@ def traits_of(model: Any) -> ModelTraits:
     """What of a MODEL speaks for live mode; nothing that changes from run to run."""
     parameters = model.model.diffusion_model.parameters()
     dynamic = getattr(model, "is_dynamic", lambda: False)()
-    return ModelTraits(any(_is_quantised(each) for each in parameters), bool(dynamic))
+    matrices = (each for each in parameters if each.dim() >= 2)
+    return ModelTraits(any(_is_quantised(each) for each in matrices), bool(dynamic))
 
 
 def why_not_live(model: Any) -> Callable[[str], str | None]:

@@ -94,11 +94,11 @@ def _no_factors(target: Target, adapter: Any) -> str | None:
     """Why one addition does not run as two small products."""
     if isinstance(adapter, Difference):
         return f"a {adapter.family} is as large as the weight"
-    rows, columns = (int(side) for side in adapter.span)
-    if row_order(target, rows) is None:
+    if target.function is not None and row_order(target, int(adapter.span[0])) is None:
         return "its rows are rearranged in a way that cannot be followed"
     if isinstance(adapter, LowRank):
         return None
+    rows, columns = (int(side) for side in adapter.span)
     rank = exact_rank(adapter)
     if rank * (rows + columns) > _SENSIBLE_SHARE * rows * columns:
         return f"{adapter.family} of rank {rank} as two factors is as large as the weight"
