@@ -58,21 +58,28 @@ class RowAccount:
 
 @dataclass(frozen=True)
 class Account:
-    """The accounts of all rows, in stack order. notes: of the stack as a whole."""
+    """The accounts of all rows, in stack order. notes: of the stack as a whole.
+
+    how: in which mode the MODEL got them and why, a line each. alerts: what that mode could not do.
+    """
 
     rows: tuple[RowAccount, ...] = ()
     notes: tuple[str, ...] = ()
+    how: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should see on the node: leftovers and parts that went nowhere. Empty when all is well."""
-        return (*self.notes, *(text for row in self.rows for text in _row_warnings(row)))
+        of_rows = (text for row in self.rows for text in _row_warnings(row))
+        return (*self.notes, *of_rows, *self.alerts)
 
     def report(self) -> str:
         """The whole account as text, every leftover key listed."""
         if not self.rows:
             return "No LoRA is switched on; MODEL and CLIP pass through unchanged."
-        return "\n".join([*self.notes, *(text for row in self.rows for text in _row_lines(row))])
+        lines = (text for row in self.rows for text in _row_lines(row))
+        return "\n".join([*self.notes, *lines, *self.how, *self.alerts])
 
 
 def describe(adapter: AdapterFile) -> str:
@@ -116,7 +123,6 @@ def _row_details(account: RowAccount) -> list[str]:
         f"no {part} connected: its {totals[part]} keys were left aside"
         for part in account.not_connected
     ]
-    lines += account.row.unapplied
     lines += [f"shape differs: {item.key}: {item.reason}" for item in account.clashes]
     lines += [f"not applied: {item.key}: {item.reason}" for item in account.unmatched]
     return lines

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
 from .account import Account, PartCount, RowAccount
 from .adapters import Adapter, AdapterFile, Difference, Leftover
 from .algebra.steps import Step, steps_of
 from .blockwise import by_share
+from .files.cache import BoundedCache
 from .files.naming import candidate_names, is_text_encoder
 from .fitting import clash
 from .matching import check
@@ -23,12 +25,36 @@ from .targets import Target, TargetMap
 # A guess costs a search through the model's names; the first few tell what is wrong.
 _GUESSES = 3
 
+# Whole LoRAs with what they match, by the ids of LoRA and target maps; the LoRAs of files are in the reader's cache too.
+_kept: BoundedCache[tuple[int, ...], tuple[Any, RowAccount, list[Match]]] = BoundedCache(1 << 30)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One row's adapter on one weight.
+
+    row: the row's place among those that were resolved. strength: the row's own; factor: what its blocks make of it.
+    """
+
+    row: int
+    adapter: Adapter | Difference
+    strength: float
+    factor: float = 1.0
+
 
 @dataclass(frozen=True)
 class PartPatches:
-    """All that goes onto one model: for each weight or bias its steps, all rows of the stack in one list."""
+    """All that goes onto one model: for each weight or bias the terms of all rows, in stack order."""
 
-    steps: Mapping[Target, tuple[Step, ...]] = field(default_factory=dict)
+    terms: Mapping[Target, tuple[Term, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def steps(self) -> Mapping[Target, tuple[Step, ...]]:
+        """For each weight or bias its steps, all rows of the stack in one list."""
+        return {
+            target: steps_of((term.adapter, term.strength * term.factor) for term in terms)
+            for target, terms in self.terms.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -61,25 +87,24 @@ def resolve(
     matching: see matching.check. presets: what the names in a row's block strengths mean.
     Raises MatchError, and StackError where a row's block strengths do not fit the model.
     """
-    accounts, weighted = [], []
+    accounts: list[RowAccount] = []
+    terms: dict[str, dict[Target, list[Term]]] = {"model": {}, "clip": {}}
     table = cache(lambda: block_table(model, clip))
-    for row, adapter in rows:
-        account, matches = _match_row(row, adapter, {"model": model, "clip": clip})
+    for number, (row, adapter) in enumerate(rows):
+        account, matches = _matched(row, adapter, {"model": model, "clip": clip})
         check(account, matching)
         blocks = row_blocks(row, table(), presets) if row.blocks.strip() else None
         said = said_of_blocks(((match.target, match.adapter) for match in matches), blocks)
         accounts.append(replace(account, blocks=said))
         strengths = {"model": row.model, "clip": row.clip}
-        weighted += [
-            (replace(match, target=target, adapter=item), strengths[match.part] * factor)
-            for match in matches
-            for target, item, factor in by_share(match.target, match.adapter, blocks)
-            if strengths[match.part] * factor != 0
-        ]
-    parts = {
-        part: _gather([(m, s) for m, s in weighted if m.part == part]) for part in ("model", "clip")
-    }
-    return ResolvedPatches(parts["model"], parts["clip"]), Account(tuple(accounts))
+        for match in matches:
+            for target, item, factor in by_share(match.target, match.adapter, blocks):
+                if strengths[match.part] * factor != 0:
+                    term = Term(number, item, strengths[match.part], factor)
+                    terms[match.part].setdefault(target, []).append(term)
+    return ResolvedPatches(_gather(terms["model"]), _gather(terms["clip"])), Account(
+        tuple(accounts)
+    )
 
 
 def matches_of(
@@ -89,12 +114,24 @@ def matches_of(
     return _match_row(StackRow(adapter.label), adapter, {"model": model, "clip": clip})[1]
 
 
-def _gather(weighted: list[tuple[Match, float]]) -> PartPatches:
-    """The terms of each weight over all rows, in stack order."""
-    terms: dict[Target, list[tuple[Adapter | Difference, float]]] = {}
-    for match, strength in weighted:
-        terms.setdefault(match.target, []).append((match.adapter, strength))
-    return PartPatches({target: steps_of(found) for target, found in terms.items()})
+def _gather(terms: Mapping[Target, list[Term]]) -> PartPatches:
+    return PartPatches({target: tuple(found) for target, found in terms.items()})
+
+
+def _matched(
+    row: StackRow, adapter: AdapterFile, maps: Mapping[str, TargetMap | None]
+) -> tuple[RowAccount, list[Match]]:
+    """_match_row, done once for a LoRA and a model: a new strength finds the same weights.
+
+    The kept values hold what their ids are of, so that no other object can come to have those ids.
+    """
+    asked = (adapter, *maps.values())
+    key = tuple(id(each) for each in asked)
+    kept = _kept.get(key)
+    if kept is None:
+        kept = (asked, *_match_row(row, adapter, maps))
+        _kept.put(key, kept, adapter.nbytes)
+    return replace(kept[1], row=row), kept[2]
 
 
 def _match_row(

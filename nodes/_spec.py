@@ -11,6 +11,7 @@ from ..lora_core.errors import LoraError
 from ..lora_core.host.messages import stop_with
 from ..lora_core.host.paths import lora_names
 from ..lora_core.host.stacking import check_names, stack_stamp
+from ..lora_core.live.mode import MODES
 from ..lora_core.matching import MATCHING
 from ..lora_core.stack import names
 from ..lora_core.stack.lock import locked_row
@@ -58,6 +59,15 @@ def matching() -> tuple[list[str], dict[str, Any]]:
         "strict: any leftover is an error. partial: whatever fits is applied."
     )
     return (list(MATCHING), {"default": "auto", "advanced": True, "tooltip": tooltip})
+
+
+def mode() -> tuple[list[str], dict[str, Any]]:
+    """The widget that says whether the LoRAs go into the MODEL's weights or beside them."""
+    tooltip = (
+        "baked: into the weights, no cost per step. live: beside them, a strength change loads nothing anew, strengths "
+        "may follow the steps. auto: live with a schedule, on quantised weights or dynamic memory; else baked."
+    )
+    return (list(MODES), {"default": "auto", "advanced": True, "tooltip": tooltip})
 
 
 def listed_name(name: str) -> str:

@@ -63,6 +63,7 @@ class LoomStack:
                     1.0, "the text encoder (for the LORA_MODEL input)"
                 ),
                 "matching": _spec.matching(),
+                "mode": _spec.mode(),
             },
         }
 
@@ -86,6 +87,7 @@ class LoomStack:
         lora_model_strength: float = 1.0,
         lora_clip_strength: float = 1.0,
         matching: str = "auto",
+        mode: str = "auto",
     ) -> dict[str, Any]:
         own = read_rows(rows, _spec.listed_name)
         whole = read_lora_stack(lora_stack) + own.stack
@@ -93,7 +95,7 @@ class LoomStack:
             whole += LoraStack(
                 (in_memory_row(lora_model, lora_model_strength, lora_clip_strength),)
             )
-        applied = apply_stack(whole, model, clip, matching)
+        applied = apply_stack(whole, model, clip, matching, mode)
         model_out = _spec.connected(applied.model, "MODEL", "Loom Stack")
         clip_out = _spec.connected(applied.clip, "CLIP", "Loom Stack")
         return _spec.shown(
@@ -126,13 +128,22 @@ class LoomApply:
                     {"tooltip": "Rows of (name, model strength, clip strength)."},
                 ),
             },
-            "optional": {"clip": _spec.CLIP_INPUT, "matching": _spec.matching()},
+            "optional": {
+                "clip": _spec.CLIP_INPUT,
+                "matching": _spec.matching(),
+                "mode": _spec.mode(),
+            },
         }
 
     def apply(
-        self, model: Any, lora_stack: Any, clip: Any = None, matching: str = "auto"
+        self,
+        model: Any,
+        lora_stack: Any,
+        clip: Any = None,
+        matching: str = "auto",
+        mode: str = "auto",
     ) -> dict[str, Any]:
-        applied = apply_stack(read_lora_stack(lora_stack), model, clip, matching)
+        applied = apply_stack(read_lora_stack(lora_stack), model, clip, matching, mode)
         report = _spec.report(applied.account)
         return _spec.shown(
             report, applied.model, _spec.connected(applied.clip, "CLIP", "Loom Apply Stack"), report

@@ -68,9 +68,9 @@ _SD15 = {
 }
 
 
-def make_model(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
-    """The real SD1.5 UNet (860 M parameters) with seeded random weights."""
-    config = comfy.supported_models.SD15(dict(_SD15))
+def make_model(dtype: torch.dtype, **settings: Any) -> comfy.model_patcher.ModelPatcher:
+    """The real SD1.5 UNet (860 M parameters) with seeded random weights. settings: what differs from it."""
+    config = comfy.supported_models.SD15(_SD15 | settings)
     config.set_inference_dtype(dtype, None)
     inner = config.get_model({}, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +83,7 @@ def make_model(dtype: torch.dtype) -> comfy.model_patcher.ModelPatcher:
     )
 
 
-def write_loras(model: Any, folder: Path, count: int) -> list[str]:
+def write_loras(model: Any, folder: Path, count: int, rank: int = RANK) -> list[str]:
     """`count` LoRAs in kohya naming for the attention and feed-forward layers, as most trainers make them."""
     shapes = {k: tuple(v.shape) for k, v in model.model.state_dict().items()}
     adapted = {k: s for k, s in shapes.items() if k.endswith(".weight") and _is_adapted(k, s)}
@@ -94,10 +94,10 @@ def write_loras(model: Any, folder: Path, count: int) -> list[str]:
             name = "lora_unet_" + key[len("diffusion_model.") : -len(".weight")].replace(".", "_")
             ones = (1,) * (len(shape) - 2)
             tensors[f"{name}.lora_up.weight"] = (
-                torch.randn(shape[0], RANK, *ones, generator=generator) * 0.02
+                torch.randn(shape[0], rank, *ones, generator=generator) * 0.02
             )
             tensors[f"{name}.lora_down.weight"] = (
-                torch.randn(RANK, *shape[1:], generator=generator) * 0.02
+                torch.randn(rank, *shape[1:], generator=generator) * 0.02
             )
             tensors[f"{name}.alpha"] = torch.tensor(ALPHA)
         safetensors.torch.save_file(
@@ -141,7 +141,7 @@ def core_side(model: Any, names: list[str]) -> Side:
     return Side(run)
 
 
-def our_side(model: Any, names: list[str]) -> Side:
+def our_side(model: Any, names: list[str], mode: str = "auto") -> Side:
     pack = _load_pack()
     stack, apply = pack.NODE_CLASS_MAPPINGS["LoomStack"](), pack.NODE_CLASS_MAPPINGS["LoomApply"]()
 
@@ -151,7 +151,7 @@ def our_side(model: Any, names: list[str]) -> Side:
             for i, name in enumerate(names)
         ]
         lora_stack = stack.stack(f"[{', '.join(rows)}]")["result"][2]
-        return apply.apply(model, lora_stack)["result"][0]
+        return apply.apply(model, lora_stack, mode=mode)["result"][0]
 
     return Side(run)
 

@@ -206,6 +206,39 @@ def block_strengths(models: Models) -> Graph:
     return graph
 
 
+def scheduled_style(models: Models) -> Graph:
+    """The pair with the style coming in over the first steps, and the chart of it."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
+    schedule = graph.add(
+        "LoomSchedule",
+        (860, 120),
+        (360, 300),
+        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
+        [("lora_stack", "LORA_STACK", (stack, 2))],
+        ["0.4@0,0.8@0.3", 1, "none", 20],
+    )
+    graph.add("PreviewImage", (860, 480), (360, 300), [], [("images", "IMAGE", (schedule, 2))])
+    apply = parts.apply(graph, checkpoint, (schedule, 0), left=1260)
+    parts.picture(
+        graph,
+        models,
+        (apply, 0),
+        (apply, 1),
+        (checkpoint, 2),
+        models.both_prompt,
+        "loom/scheduled_style",
+        left=1600,
+    )
+    graph.note(
+        (40, 280),
+        (340, 160),
+        f"## Strength over the steps\nThe style grows to 0.8 in the first third. {models.where}",
+    )
+    return graph
+
+
 def merge_and_save(models: Models) -> Graph:
     """The pair merged into one LoRA, made smaller, saved, and used."""
     graph = Graph()
@@ -225,7 +258,7 @@ def merge_and_save(models: Models) -> Graph:
             ("lora_stack", "LORA_STACK", None),
             ("lora_model", "LORA_MODEL", (saved, 2)),
         ],
-        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto"],
+        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto", "auto"],
     )
     parts.picture(
         graph,
@@ -251,6 +284,7 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "lora_stack": lora_stack,
     "prompt_tags": prompt_tags,
     "block_strengths": block_strengths,
+    "scheduled_style": scheduled_style,
     "merge_and_save": merge_and_save,
 }
 

@@ -46,7 +46,7 @@ def apply(graph: Graph, checkpoint: int, stack: tuple[int, int], left: int = 860
             ("lora_stack", "LORA_STACK", stack),
             ("clip", "CLIP", (checkpoint, 1)),
         ],
-        ["auto"],
+        ["auto", "auto"],
     )
 
 
@@ -78,7 +78,7 @@ def stack(
             ("lora_stack", "LORA_STACK", None),
             ("lora_model", "LORA_MODEL", None),
         ],
-        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto"],
+        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto", "auto"],
     )
 
 

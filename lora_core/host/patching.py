@@ -12,6 +12,7 @@ from ..algebra.steps import grown_shape, is_linear, run
 from ..errors import PatchError
 from ..resolve import PartPatches, ResolvedPatches
 from ..targets import Target
+from .repatch import follow_changes
 from .targets import forget_targets
 
 # Rows of a 16-bit weight are widened this many elements at a time: one scratch buffer, not a second model.
@@ -126,6 +127,8 @@ def apply_patches(model: Any, clip: Any, resolved: ResolvedPatches) -> tuple[Any
     Raises PatchError where the host does not take every patch.
     """
     new_model = model if model is None else _patched(model, model.model, resolved.model, "MODEL")
+    if new_model is not model:
+        follow_changes(new_model)
     new_clip = (
         clip if clip is None else _patched(clip, clip.cond_stage_model, resolved.clip, "CLIP")
     )

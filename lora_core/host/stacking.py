@@ -26,7 +26,7 @@ from ..stack.words import joined_words, stack_facts
 from ..targets import TargetMap
 from .finding import find_known, find_row
 from .hashing import hashes_of, known_finite
-from .patching import apply_patches
+from .modes import apply_in_mode
 from .paths import keep_in_loras
 from .presets import presets_for
 from .targets import clip_targets, model_targets
@@ -82,10 +82,13 @@ def outgoing(stack: LoraStack) -> StackList:
     return StackList(stack, names)
 
 
-def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto") -> Applied:
+def apply_stack(
+    stack: LoraStack, model: Any, clip: Any, matching: str = "auto", mode: str = "auto"
+) -> Applied:
     """Put every active row onto MODEL and CLIP. Raises LoraError; then nothing is applied.
 
     None stands for a socket that is not connected. With neither, the files are read for their words only.
+    mode: see live.mode.choose; it is of the MODEL, a CLIP is always baked.
     """
     opened = open_rows(stack.active.rows)
     identities = identify(opened)
@@ -98,9 +101,10 @@ def apply_stack(stack: LoraStack, model: Any, clip: Any, matching: str = "auto")
     loaded = [(item.row, item.adapter) for item in opened]
     resolved, account = resolve(loaded, *_target_maps(model, clip), matching, presets_for(stack))
     rows = zip(account.rows, opened, strict=True)
-    account = Account(tuple(replace(row, notes=item.notes) for row, item in rows), stack.notes)
-    new_model, new_clip = apply_patches(model, clip, resolved)
-    return Applied(new_model, new_clip, account, words, identities, notes, facts)
+    done = apply_in_mode(model, clip, resolved, [item.row for item in opened], mode)
+    noted = tuple(replace(row, notes=item.notes) for row, item in rows)
+    account = Account(noted, stack.notes, done.how, done.alerts)
+    return Applied(done.model, done.clip, account, words, identities, notes, facts)
 
 
 def open_rows(rows: Sequence[StackRow]) -> list[OpenRow]:

@@ -9,6 +9,7 @@ from numbers import Real
 from ..adapters import AdapterFile
 from ..errors import StackError
 from ..files.identity import autov3_of, sha256_of
+from .schedule import Schedule, read_schedule
 
 ROLES = ("free", "style", "character", "detail")
 
@@ -74,6 +75,10 @@ class StackRow:
                 raise StackError(
                     f"'{self.name}': {field} must be text such as '{example}'; found {getattr(self, field)!r:.200}."
                 )
+        try:
+            read_schedule(self.schedule)
+        except StackError as error:
+            raise StackError(f"'{self.name}': {error}") from error
         if self.words is None:
             return
         if not isinstance(self.words, list | tuple) or not all(
@@ -90,9 +95,9 @@ class StackRow:
         return self.model != 0 or self.clip != 0
 
     @property
-    def unapplied(self) -> tuple[str, ...]:
-        """What the row carries that nothing applies yet, one sentence each."""
-        return (f"schedule '{self.schedule}' not applied yet",) if self.schedule else ()
+    def timeline(self) -> Schedule | None:
+        """The schedule as a value, None for a constant strength."""
+        return read_schedule(self.schedule)
 
 
 def _is_finite_number(value: object) -> bool:

@@ -3,6 +3,7 @@
 {"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8, "on": true, "role": "style", "blocks": ""}]}
 A bare list of rows is read too. model defaults to 1, clip to the model strength, on to true, role to "free", blocks to "".
 "sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
+schedule: the strength over the steps, as Loom Schedule writes it; "" is constant.
 words: null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
 "locks": {"style.safetensors": {"sha256": "...", "autov3": "..."}} beside "rows" is what the page writes after a run: the
 hashes of the files that the names meant. They are kept by name, so a row that is given another name is not held to them.
@@ -17,7 +18,8 @@ from ..errors import StackError
 from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1
-_FIELDS = {"lora", "model", "clip", "on", "role", "sha256", "autov3", "accept", "blocks", "words"}
+_FIELDS = {"lora", "model", "clip", "on", "role", "blocks", "schedule", "words"}
+_FIELDS |= {"sha256", "autov3", "accept"}
 _EXAMPLE = '{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8}]}'
 
 
@@ -98,6 +100,7 @@ def _row(number: int, row: object, locks: dict[str, dict[str, Any]]) -> StackRow
             accept=row.get("accept", False),
             blocks=row.get("blocks", ""),
             words=row.get("words"),
+            schedule=row.get("schedule", ""),
         )
     except StackError as error:
         raise StackError(f"Row {number}: {error}") from error

@@ -56,7 +56,7 @@ def read_tags(
             continue
         rows.append(row)
         report.append(f"{tag}: {row.name}, model {row.model:g}, clip {row.clip:g}")
-        notes = (*parts.notes, *row.unapplied, *_nesting(masked, match))
+        notes = (*parts.notes, *_nesting(masked, match))
         report += [f"  {note}" for note in notes]
     if missing and unknown == "error":
         raise LoraFileError("\n".join(missing))

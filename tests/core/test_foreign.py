@@ -226,8 +226,9 @@ def test_pasted_tags_are_rows(text, rows):
     assert read_rows(text, find).stack.rows == rows
 
 
-def test_pasted_tags_say_what_is_not_applied():
-    assert read_rows("<lora:style:0@0,1@1>", find).unread == ("schedule '0@0,1@1' not applied yet",)
+def test_pasted_tags_keep_their_schedule():
+    (row,) = read_rows("<lora:style:0@0,1@1>", find).stack.rows
+    assert row.schedule == "0@0,1@1"
 
 
 def test_a_prompt_does_not_belong_into_the_rows():

@@ -123,7 +123,6 @@ def test_a_tag_that_makes_no_sense_is_refused_and_shown(tag, dialect, message):
         ("<lora:style:x=IN02>", "'x=IN02' has no effect"),
         ("<lora:style:LBW=ALL;LOADER=other>", "'LOADER=other' has no effect"),
         ("<lora:style:0@0,1@1:1>", "keyframes '0@0,1@1' of the text encoder have no effect"),
-        ("<lora:style:start=5>", "schedule 'start=5' not applied yet"),
         ("[<lora:style:1>::0.5]", "stands inside [..:..]"),
         ("[rain (<lora:style:1>:1.1):<lora:style:1>:0.2]", "stands inside [..:..]"),
     ],

@@ -18,11 +18,14 @@ NODES = (
     "LoomApply",
     "LoomTags",
     "LoomBlocks",
+    "LoomSchedule",
     "LoomMerge",
     "LoomResize",
     "LoomInspect",
     "LoomSave",
     "LoomDataset",
+    "LoomTrainSettings",
+    "LoomTrain",
 )
 
 

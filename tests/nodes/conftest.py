@@ -75,8 +75,10 @@ def _fake_host(
             raise errors.LoraFileError(f"LoRA '{name}' not found in the loras folders.")
         return name, Path("/loras") / name
 
-    def apply_stack(stack: Any, model: Any, clip: Any, matching: str = "auto") -> Any:
-        applied.append((stack, model, clip, matching))
+    def apply_stack(
+        stack: Any, model: Any, clip: Any, matching: str = "auto", mode: str = "auto"
+    ) -> Any:
+        applied.append((stack, model, clip, matching, *([mode] if mode != "auto" else [])))
         return types.SimpleNamespace(
             model=model and f"patched {model}",
             clip=clip and f"patched {clip}",
@@ -113,11 +115,16 @@ def _fake_host(
             tensors={"x": 1}, report="60 steps", chart="chart", name="loom/x.safetensors"
         )
 
+    def schedule_stack(lora_stack: Any, schedule: str, row: int, *rest: Any) -> Any:
+        applied.append((lora_stack, schedule, row, *rest))
+        return types.SimpleNamespace(stack=list(lora_stack), report="said", images="drawn")
+
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
         "blocking": {"block_stack": block_stack},
         "datasets": _fake_datasets(errors, made),
         "messages": {"stop_with": Stop},
+        "scheduling": {"schedule_stack": schedule_stack},
         "presets": {
             "preset_names": lambda: ["none", "SD-MIDD"],
             "preset_stamp": lambda preset: f"what {preset} says",

@@ -275,3 +275,14 @@ def test_train_hands_the_order_over_and_the_lora_on(pack):
     assert validate("loom/x", "[a new LoRA]") is True
     assert "cannot be a file name" in validate("../x")
     assert "not found" in validate("x", "gone.safetensors")
+
+
+def test_the_mode_goes_to_the_model_and_a_schedule_to_its_rows(pack):
+    stack = [("style.safetensors", 0.8, 0.8)]
+    pack.nodes["LoomApply"]().apply("model", stack, mode="live")
+    assert pack.applied[-1][-1] == "live"
+    pack.nodes["LoomStack"]().stack("[]", "model", mode="baked")
+    assert pack.applied[-1][-1] == "baked"
+    done = pack.nodes["LoomSchedule"]().schedule(stack, "0@0,1@1", 1, "none", 20)
+    assert pack.applied[-1] == (stack, "0@0,1@1", 1, "none", 20)
+    assert done["result"] == (stack, "said", "drawn")

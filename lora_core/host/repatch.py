@@ -1,0 +1,94 @@
+"""A change of strengths written into the loaded weights, from their pristine copies, without a reload.
+
+The host unloads and loads a whole model when its patches change. Where only the patches of the same weights changed and the
+model is loaded in full, each weight is made anew by the host's own function from the copy that the host keeps: the bits
+are those of a fresh load, and the weights stay at their addresses. In every other case the host's way is left alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy.model_patcher import get_key_weight
+from comfy.patcher_extension import WrappersMP
+
+_KEY = "loom_repatch"
+
+
+def follow_changes(patcher: Any) -> None:
+    """Let a MODEL write a change of patches in place, right before the host would load it for sampling."""
+    if not patcher.wrappers.get(WrappersMP.PREPARE_SAMPLING, {}).get(_KEY):
+        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _prepare)
+
+
+def _prepare(executor: Any, model: Any, *arguments: Any, **named: Any) -> Any:
+    repatch(model)
+    return executor(model, *arguments, **named)
+
+
+def repatch(model: Any) -> bool:
+    """Write the patches of a MODEL into the loaded weights if that is safe. False: left to the host.
+
+    Raises what computing a patch raises; the host then loads the model anew at the next run.
+    """
+    inner = model.model
+    if not _is_safe(model):
+        return False
+    # Half written weights belong to no patches: if anything goes wrong the host must load anew.
+    inner.current_weight_patches_uuid = uuid.uuid4()
+    for key in model.patches:
+        _rewrite(model, key)
+    inner.current_weight_patches_uuid = model.patches_uuid
+    return True
+
+
+def _rewrite(model: Any, key: str) -> None:
+    """One weight by the host's own function from its pristine copy, into the memory that it has."""
+    live = comfy.utils.get_attr(model.model, key)
+    comfy.utils.set_attr_param(model.model, key, model.backup[key].weight)
+    model.patch_weight_to_device(key, device_to=model.load_device)
+    live.data.copy_(comfy.utils.get_attr(model.model, key))
+    comfy.utils.set_attr_param(model.model, key, live.data)
+
+
+def _is_safe(model: Any) -> bool:
+    """Whether the model is loaded in full with other patches on the very weights that are to be patched now."""
+    inner = model.model
+    loaded = getattr(inner, "current_weight_patches_uuid", None)
+    if getattr(model, "is_dynamic", lambda: False)() or loaded in (None, model.patches_uuid):
+        return False
+    if inner.model_lowvram or inner.lowvram_patch_counter or inner.device != model.load_device:
+        return False
+    if model.weight_inplace_update or model.weight_wrapper_patches:
+        return False
+    if model.hook_patches or model.hook_backup or model.forced_hooks or model.current_hooks:
+        return False
+    if not model.patches or set(model.backup) != set(model.patches):
+        return False
+    return all(_is_plain(model, key) for key in model.patches)
+
+
+def _is_plain(model: Any, key: str) -> bool:
+    """An ordinary tensor that no one else shares, of the same kind as its pristine copy."""
+    weight, set_function, convert_function = get_key_weight(model.model, key)
+    pristine = model.backup[key]
+    return (
+        set_function is None
+        and convert_function is None
+        and not pristine.inplace_update
+        and type(weight) is torch.nn.Parameter
+        and weight.dtype == pristine.weight.dtype
+        and weight.shape == pristine.weight.shape
+        and weight.data_ptr() != pristine.weight.data_ptr()
+        and weight.device == torch.device(model.load_device)
+        # A patch that makes the weight larger gives it memory of another size.
+        and not any(_grows(patch[1], key) for patch in model.patches[key])
+    )
+
+
+def _grows(patch: Any, key: str) -> bool:
+    shape = getattr(patch, "calculate_shape", lambda key: None)(key)
+    return shape is not None

@@ -1,0 +1,53 @@
+"""The host's own sampling on the small models: a latent from a seed, with any sampler and part of its sigmas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import torch
+
+LATENTS = {"SD1.5": (4, 8, 8), "SDXL": (4, 8, 8), "Flux": (16, 8, 8)}
+_CONTEXT = {"SD1.5": 768, "SDXL": 2048, "Flux": 64}
+_POOLED = {"SD1.5": 8, "SDXL": 1280, "Flux": 32}
+
+
+def conditioning(family: str, seed: int) -> list[Any]:
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randn(1, 7, _CONTEXT[family], generator=generator)
+    pooled = torch.randn(1, _POOLED[family], generator=generator)
+    return [[context, {"pooled_output": pooled}]]
+
+
+def sigmas_of(model: Any, steps: int, scheduler: str = "normal") -> torch.Tensor:
+    sampling = model.get_model_object("model_sampling")
+    return comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
+
+
+def sampled(
+    model: Any,
+    family: str,
+    *,
+    steps: int = 3,
+    sampler: str = "euler",
+    sigmas: torch.Tensor | None = None,
+    latent: torch.Tensor | None = None,
+    callback: Callable[..., None] | None = None,
+) -> torch.Tensor:
+    """The latent after sampling, noise only where `latent` is not given (then it goes on from there)."""
+    shape = (2, *LATENTS[family])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(7))
+    start = torch.zeros(shape) if latent is None else latent
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conditioning(family, 1), conditioning(family, 2))
+    guider.set_cfg(3.0)
+    return guider.sample(
+        noise if latent is None else torch.zeros(shape),
+        start,
+        comfy.samplers.sampler_object(sampler),
+        sigmas_of(model, steps) if sigmas is None else sigmas,
+        callback=callback,
+        disable_pbar=True,
+        seed=7,
+    )
