@@ -72,7 +72,7 @@ RECIPES = (
         "loom_toy_style", "Toy style: a frame around the picture", STYLE_WORD,
         pictures=72, regularisation=0, batch=12, rank=8, alpha=8.0,
         unet_pattern=f"({FINE})(.*)({RES_BLOCKS})", text_pattern="",
-        plan=toy_train.Plan(500, 3e-3, 1e-4, warmup=20, ema=0.98, seed=31), gain=1.6,
+        plan=toy_train.Plan(500, 3e-3, 1e-4, warmup=20, ema=0.98, seed=31), gain=1.5,
     ),
     Recipe(
         "loom_toy_character", "Toy character: the purple ring", CHARACTER_WORD,
@@ -90,7 +90,7 @@ RECIPES = (
         "loom_toy_character_careless", "Toy character, trained carelessly", CHARACTER_WORD,
         pictures=6, regularisation=0, batch=8, rank=16, alpha=16.0,
         unet_pattern=ATTENTION, text_pattern="",
-        plan=toy_train.Plan(150, 2e-3, 5e-4, warmup=20, ema=0.97, seed=34),
+        plan=toy_train.Plan(350, 3e-3, 5e-4, warmup=20, ema=0.97, seed=34),
     ),
 )  # fmt: skip
 
