@@ -153,7 +153,12 @@ def _file(name: str):
 def weights(patcher) -> dict[str, torch.Tensor]:
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
     state = patcher.model.state_dict()
-    return {key: weight.detach().cpu().double() for key, weight in state.items()}
+    # The toy's text projection is in no checkpoint: its numbers are whatever the memory held, NaN among them.
+    return {
+        key: weight.detach().cpu().double()
+        for key, weight in state.items()
+        if not key.endswith("text_projection.weight")
+    }
 
 
 @pytest.mark.parametrize("connected", [False, True])

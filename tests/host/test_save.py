@@ -207,8 +207,8 @@ def picture_with_core(client, prompt, name):
     loader = next(k for k, n in changed.items() if n["class_type"] == "LoomLoader")
     inputs = {k: v for k, v in changed[loader]["inputs"].items() if k not in ("matching",)}
     changed[loader] = {"class_type": "LoraLoader", "inputs": inputs | {"lora_name": name}}
-    inspectors = [k for k, n in changed.items() if n["class_type"].startswith("Loom")]
-    for key in inspectors:
+    ours = [k for k, n in changed.items() if n["class_type"].startswith(("Loom", "Preview"))]
+    for key in ours:
         changed.pop(key)
     return pixels(client, changed)
 

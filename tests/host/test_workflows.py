@@ -163,8 +163,10 @@ def test_a_lora_trained_in_the_graph_is_a_row_and_a_listed_file(client, host):
     }
     lora_output = client.object_info("TrainLoraNode")["output"].index("LORA_MODEL")
     prompt[stack]["inputs"] |= {"lora_model": ["train", lora_output], "lora_model_strength": 0.7}
+    folder = host.base / "output" / "loras" / "loom"
+    before = set(folder.glob("*.safetensors"))
     client.run(prompt)
-    kept = list((host.base / "output" / "loras" / "loom").glob("*.safetensors"))
+    kept = list(set(folder.glob("*.safetensors")) - before)
     assert len(kept) == 1
     assert all(not key.endswith(".tmp") for key in client.get("/models/loras"))
     assert any(kept[0].name in name for name in client.get("/models/loras"))
