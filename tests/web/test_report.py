@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from test_page import load, press_run, workflow
 
 WORKFLOW = "style_and_character"
@@ -21,8 +23,12 @@ def test_the_stack_says_under_itself_what_matched(page, client, save_screenshot)
     box = report.bounding_box()
     assert box is not None
     assert box["height"] > 10
-    # What is shown is not sent: the same graph asks for the same run.
-    assert page.evaluate("async () => (await window.app.graphToPrompt()).output") == before
+    # What is shown is not sent: the graph asks for the same run, and keeps which files its rows meant.
+    after = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    (stack,) = [key for key, node in after.items() if node["class_type"] == "LoomStack"]
+    now, then = (json.loads(each[stack]["inputs"].pop("rows")) for each in (after, before))
+    assert now["rows"] == then["rows"]
+    assert after == before
 
 
 def test_a_node_that_has_not_run_shows_nothing_and_keeps_its_values(page):
