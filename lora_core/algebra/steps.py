@@ -84,7 +84,8 @@ def steps_of(terms: Iterable[tuple[Adapter | Difference, float]]) -> tuple[Step,
 
     for adapter, strength in terms:
         if isinstance(adapter, LowRank):
-            if low_rank and low_rank[-1][0].span != adapter.span:
+            # Only one that grows its weight has another number of inputs than the rest.
+            if low_rank and low_rank[-1][0].grown != adapter.grown:
                 close()
             if adapter.grown is not None:
                 steps.append(("grow", (), adapter.grown))
