@@ -105,7 +105,7 @@ def run(weight: torch.Tensor, steps: Iterable[Step]) -> torch.Tensor:
     It may be changed in place, and comes back larger where a step grows it.
     """
     for kind, tensors, numbers in steps:
-        wide = _widened(tensors, weight)
+        wide = widened(tensors, weight.device, weight.dtype)
         if (delta := _DELTAS.get(kind)) is not None:
             weight = _added(weight, delta(wide, numbers))
         else:
@@ -123,11 +123,13 @@ def grown_shape(steps: Iterable[Step]) -> tuple[int, ...] | None:
     return next((numbers for kind, _, numbers in steps if kind == "grow"), None)
 
 
-def _widened(item: Any, weight: torch.Tensor) -> Any:
-    """Every tensor of a nested tuple in float32 on the weight's device."""
+def widened(item: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """Every tensor of a nested tuple on that device in that dtype."""
     if isinstance(item, torch.Tensor):
-        return item.to(device=weight.device, dtype=weight.dtype)
-    return tuple(_widened(part, weight) for part in item) if isinstance(item, tuple) else item
+        return item.to(device=device, dtype=dtype)
+    if isinstance(item, tuple):
+        return tuple(widened(part, device, dtype) for part in item)
+    return item
 
 
 def _added(weight: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
@@ -139,11 +141,16 @@ def _added(weight: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     return rows.reshape(weight.shape)
 
 
-def _low_rank_delta(tensors: Any, scales: Any) -> torch.Tensor:
+def joined(tensors: Any, scales: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, sum of ranks), the scales in it, and (sum of ranks, in * kernel): a low-rank step as one pair of factors."""
     ups, downs = tensors
-    return torch.cat([up * scale for up, scale in zip(ups, scales, strict=True)], 1) @ torch.cat(
-        downs
-    )
+    up = torch.cat([up * scale for up, scale in zip(ups, scales, strict=True)], dim=1)
+    return up, torch.cat(downs)
+
+
+def _low_rank_delta(tensors: Any, scales: Any) -> torch.Tensor:
+    up, down = joined(tensors, scales)
+    return up @ down
 
 
 # Deltas that do not depend on the weight: (tensors, numbers) -> (out, in * kernel) or the weight's own shape.

@@ -25,7 +25,7 @@ def energy_chart(found: Energies, title: str) -> Image.Image:
     WIDTH pixels wide; blocks beyond the first _BARS_A_PANEL go on in panels below, all to one scale.
     """
     panels = _panels(found.blocks)
-    names = _font(15)
+    names = font_of(15)
     label = max((_width(names, each.block) for each in found.blocks), default=0) + 10
     height = _HEADER + len(panels) * (_BARS + label + _GAP) + _MARGIN // 2
     image = Image.new("RGB", (WIDTH, int(height)), _GROUND)
@@ -62,7 +62,7 @@ def message(text: str) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(text.split("\n")):
         draw.text(
-            (_MARGIN, 24 + 26 * number), _fitted(line, _font(16), WIDTH - 32), _TEXT, _font(16)
+            (_MARGIN, 24 + 26 * number), _fitted(line, font_of(16), WIDTH - 32), _TEXT, font_of(16)
         )
     return image
 
@@ -76,7 +76,7 @@ def _panels(blocks: Sequence[BlockEnergy]) -> list[Sequence[BlockEnergy]]:
 
 def _header(draw: ImageDraw.ImageDraw, found: Energies, title: str) -> None:
     left = f"{100 * found.share_left:.3g} % of the energy is left"
-    large, small = _font(20), _font(15)
+    large, small = font_of(20), font_of(15)
     room = WIDTH - 3 * _MARGIN - _width(large, left)
     draw.text((_MARGIN, 10), _fitted(title, large, room), _TEXT, large)
     draw.text((WIDTH - _MARGIN - _width(large, left), 10), left, _LEFT, large)
@@ -93,7 +93,7 @@ def _header(draw: ImageDraw.ImageDraw, found: Energies, title: str) -> None:
 
 def _scale(draw: ImageDraw.ImageDraw, y: float, top: float) -> None:
     """Four lines with the share of all energy that each stands for."""
-    font = _font(13)
+    font = font_of(13)
     for part in range(5):
         height = y + _BARS * (1 - part / 4)
         draw.line((_AXIS - 4, height, WIDTH - _MARGIN, height), _GRID)
@@ -158,5 +158,6 @@ def _width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> flo
     return font.getlength(text)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, the same on every machine."""
     return ImageFont.load_default(size)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from .draw import WIDTH
+from .draw import WIDTH, font_of
 
 _LEFT, _TOP, _PLOT, _LINE, _MARGIN = 64, 20, 240, 22, 16
 _GROUND, _GRID, _TEXT = (30, 31, 36), (62, 64, 72), (236, 236, 240)
@@ -34,7 +34,7 @@ def schedule_chart(curves: Sequence[Curve]) -> Image.Image:
         draw.line(points, colour, 3)
         y = _TOP + _PLOT + 34 + _LINE * number
         draw.rectangle((_LEFT, y + 3, _LEFT + 14, y + 17), colour)
-        draw.text((_LEFT + 22, y), name[:80], _TEXT, _font(15))
+        draw.text((_LEFT + 22, y), name[:80], _TEXT, font_of(15))
     return image
 
 
@@ -43,9 +43,9 @@ def _grid(draw: ImageDraw.ImageDraw, low: float, high: float, steps: int) -> Non
         value = low + (high - low) * part / 4
         y = _height(value, low, high)
         draw.line((_LEFT, y, WIDTH - _MARGIN, y), _GRID)
-        draw.text((_MARGIN, y - 8), f"{value:.2g}", _TEXT, _font(13))
+        draw.text((_MARGIN, y - 8), f"{value:.2g}", _TEXT, font_of(13))
         step = round(steps * part / 4)
-        draw.text((_across(step, steps) - 6, _TOP + _PLOT + 6), str(step), _TEXT, _font(13))
+        draw.text((_across(step, steps) - 6, _TOP + _PLOT + 6), str(step), _TEXT, font_of(13))
 
 
 def _across(step: int, steps: int) -> float:
@@ -54,7 +54,3 @@ def _across(step: int, steps: int) -> float:
 
 def _height(value: float, low: float, high: float) -> float:
     return _TOP + _PLOT * (1 - (value - low) / (high - low))
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

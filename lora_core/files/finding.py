@@ -168,7 +168,7 @@ def _to_hash(wanted: Wanted, shelf: Shelf, unhashed: list[Path]) -> list[Path]:
 
 def _listed(name: str, shelf: Shelf) -> str | None:
     """The host's spelling: separators of other systems and a missing extension are understood."""
-    plain = _plain(name)
+    plain = slashed(name)
     if plain.startswith("/") or re.match(r"^[A-Za-z]:", plain) or ".." in plain.split("/"):
         raise LoraFileError(
             f"'{name}' points outside the loras folders. Give the name as the LoRA list shows it."
@@ -187,16 +187,17 @@ def _in_other_folder(name: str, shelf: Shelf) -> str | None:
     if len(listed) != 1:
         return None
     # Compared without the base names, which are known to agree.
-    one, other = (PurePosixPath(_plain(text)).parts[:-1][::-1] for text in (name, listed[0]))
+    one, other = (PurePosixPath(slashed(text)).parts[:-1][::-1] for text in (name, listed[0]))
     return listed[0] if one[: len(other)] == other or other[: len(one)] == one else None
 
 
-def _plain(name: str) -> str:
+def slashed(name: str) -> str:
+    """A name with / between its folders: systems that share a workflow write other separators."""
     return name.replace("\\", "/")
 
 
 def _base(name: str) -> str:
-    return PurePosixPath(_plain(name)).name
+    return PurePosixPath(slashed(name)).name
 
 
 def _said(wanted: Wanted) -> str:
@@ -221,7 +222,7 @@ def _refusal(wanted: Wanted, hashes: FileHashes) -> str:
 
 
 def _missing(wanted: Wanted, shelf: Shelf) -> str:
-    names = [_plain(name) for name in shelf.names()]
+    names = [slashed(name) for name in shelf.names()]
     if not names:
         return (
             f"LoRA '{wanted.name}' not found: the loras folder is empty. "

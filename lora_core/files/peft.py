@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
+
+from .lenient import json_of
 
 # rank -> alpha, so that alpha / rank is the module's scale.
 Alpha = Callable[[int], float]
@@ -17,7 +18,8 @@ def peft_alphas(metadata: Mapping[str, str]) -> Callable[[str], Alpha | None]:
     Such files have no alpha keys; without this they would be applied at a scale of 1. A pattern in alpha_pattern is
     matched at the end of the name, as PEFT does. use_rslora means alpha / sqrt(rank). Broken metadata says nothing.
     """
-    settings = _json_object(metadata.get("lora_adapter_metadata", ""))
+    value = json_of(metadata.get("lora_adapter_metadata", ""))
+    settings = value if isinstance(value, dict) else {}
 
     def of(module: str) -> Alpha | None:
         if not settings:
@@ -38,11 +40,3 @@ def peft_alphas(metadata: Mapping[str, str]) -> Callable[[str], Alpha | None]:
         return lambda rank: value * math.sqrt(rank) if stabilised else value
 
     return of
-
-
-def _json_object(text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

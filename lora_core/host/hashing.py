@@ -32,20 +32,21 @@ class Hashed:
 
 def known_hashes(path: Path) -> FileHashes | None:
     """The hashes of a file as the index has them; None where it was not hashed in its present state, or is gone."""
-    try:
-        row = read_index(index_file()).get(real_stamp(path))
-    except LoraFileError:
-        return None
+    row = _known_row(path)
     return None if row is None else FileHashes(row.sha256, row.autov3)
 
 
 def known_finite(path: Path) -> bool:
     """Whether these very bytes were read before and hold no NaN and no infinity, so that they need not be searched."""
-    try:
-        row = read_index(index_file()).get(real_stamp(path))
-    except LoraFileError:
-        return False
+    row = _known_row(path)
     return row is not None and row.finite
+
+
+def _known_row(path: Path) -> IndexRow | None:
+    try:
+        return read_index(index_file()).get(real_stamp(path))
+    except LoraFileError:
+        return None
 
 
 def known_sizes(sha256: str) -> frozenset[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
-from ..algebra.steps import grown_shape, is_linear, run
+from ..algebra.steps import grown_shape, is_linear, joined, run, widened
 from ..errors import PatchError
 from ..resolve import PartPatches, ResolvedPatches
 from ..targets import Target
@@ -59,7 +59,8 @@ class StackAdapter(WeightAdapterBase):
             if rearranged:
                 return _rearranged(weight, steps, function)
             if len(steps) == 1 and steps[0][0] == "low_rank":
-                return _add_product(weight, *_joined(weight, steps[0]))
+                _, tensors, scales = steps[0]
+                return _add_product(weight, *joined(widened(tensors, weight.device), scales))
             return _written(weight, run(_wide(weight), steps))
         except torch.cuda.OutOfMemoryError:
             raise  # the host has its own way out: it unloads models and says so
@@ -98,14 +99,6 @@ def _rearranged(
     if not torch.equal(function(function(wide)), wide):
         raise RuntimeError("its rows are rearranged in a way that cannot be turned back")
     return _written(weight, function(run(function(wide).contiguous(), steps)))
-
-
-def _joined(weight: torch.Tensor, step: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, sum of ranks) and (sum of ranks, in * kernel) in float32 on the weight's device, the scales in the first."""
-    _, (ups, downs), scales = step
-    wide = {"device": weight.device, "dtype": torch.float32}
-    up = torch.cat([u.to(**wide) * s for u, s in zip(ups, scales, strict=True)], dim=1)
-    return up, torch.cat([d.to(**wide) for d in downs])
 
 
 def _add_product(weight: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

@@ -134,12 +134,13 @@ def identify(opened: Sequence[OpenRow]) -> tuple[Identified, ...]:
     Raises LoraFileError where a file was replaced between reading and hashing it.
     """
     files = [(item, item.found) for item in opened if item.found is not None]
-    hashes = hashes_of({found.path: base_of(item.adapter) for item, found in files})
+    bases = {found.path: base_of(item.adapter) for item, found in files}
+    hashes = hashes_of(bases)
     for item, found in files:
         if real_stamp(found.path) != item.stamp:
             raise LoraFileError(f"{found.name}: the file changed while it was read. Run again.")
     return tuple(
-        Identified(item.row, found.name, hashes[found.path], base_of(item.adapter))
+        Identified(item.row, found.name, hashes[found.path], bases[found.path])
         for item, found in files
     )
 

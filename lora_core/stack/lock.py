@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import StackError
+from ..files.finding import slashed
 from ..files.identity import FileHashes
 from .rows import StackRow
 
@@ -45,7 +46,7 @@ def locked_row(name: str, model: float, clip: float, lock: str) -> StackRow:
     """
     facts = _facts(lock)
     written_for = facts.get("name")
-    if written_for is not None and _plain(written_for) != _plain(name):
+    if written_for is not None and slashed(written_for) != slashed(name):
         return StackRow(name, model, clip)
     return StackRow(
         name,
@@ -75,8 +76,3 @@ def _facts(lock: str) -> dict[str, Any]:
     if name is not None and not isinstance(name, str):
         raise StackError(f"lora_lock names a LoRA that is no text: {name!r:.200}. {_CLEAR}")
     return facts
-
-
-def _plain(name: str) -> str:
-    """Systems that share a workflow write other separators."""
-    return name.replace("\\", "/")

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 
 from ..errors import LoraFileError
+from ..files.finding import slashed
 
 FindName = Callable[[str], str]
 
@@ -19,8 +20,8 @@ def listed_name(name: str, listed: Sequence[str]) -> str:
     (naming them) or none does (naming the nearest). Of files that differ in the extension the .safetensors one is
     meant: the others cannot be opened.
     """
-    wanted = name.replace("\\", "/").strip()
-    spelled = {entry: entry.replace("\\", "/") for entry in listed}
+    wanted = slashed(name).strip()
+    spelled = {entry: slashed(entry) for entry in listed}
     exact = [entry for entry, path in spelled.items() if path == wanted]
     if exact:
         return exact[0]

@@ -15,6 +15,7 @@ import json
 from typing import Any
 
 from ..errors import StackError
+from ..files.finding import slashed
 from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1
@@ -62,7 +63,7 @@ def _locks_of(document: object) -> dict[str, dict[str, Any]]:
             'The rows\' "locks" must be an object such as {"style.safetensors": {"sha256": "..."}}. '
             "Remove it; it is written again after the next run."
         )
-    return {name.replace("\\", "/"): lock for name, lock in locks.items()}
+    return {slashed(name): lock for name, lock in locks.items()}
 
 
 def _row(number: int, row: object, locks: dict[str, dict[str, Any]]) -> StackRow | None:
@@ -88,7 +89,7 @@ def _row(number: int, row: object, locks: dict[str, dict[str, Any]]) -> StackRow
         )
     model = row.get("model", 1.0)
     own = "sha256" in row or "autov3" in row
-    lock = row if own else locks.get(name.strip().replace("\\", "/"), {})
+    lock = row if own else locks.get(slashed(name.strip()), {})
     try:
         parsed = StackRow(
             name.strip(),
