@@ -76,17 +76,14 @@ def one_lora(models: Models) -> Graph:
         [models.style],
     )
     graph.add("PreviewImage", (420, 830), (320, 260), [], [("images", "IMAGE", (inspect, 2))])
-    parts.picture(
+    return parts.ending(
         graph,
         models,
-        (loader, 0),
-        (loader, 1),
-        (checkpoint, 2),
+        (loader, checkpoint),
         models.style_prompt,
         "loom/one_lora",
+        "## One LoRA\nLoom Loader says what matched.",
     )
-    graph.note((40, 280), (340, 160), f"## One LoRA\nLoom Loader says what matched. {models.where}")
-    return graph
 
 
 def style_and_character(models: Models) -> Graph:
@@ -94,21 +91,14 @@ def style_and_character(models: Models) -> Graph:
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, (checkpoint, 0), (checkpoint, 1))
-    parts.picture(
+    return parts.ending(
         graph,
         models,
-        (stack, 0),
-        (stack, 1),
-        (checkpoint, 2),
+        (stack, checkpoint),
         models.both_prompt,
         "loom/style_and_character",
+        "## Style + character\nBoth LoRAs go on in one pass. Try the strengths in steps of 0.1.",
     )
-    graph.note(
-        (40, 280),
-        (340, 160),
-        f"## Style + character\nBoth LoRAs go on in one pass. Try the strengths in steps of 0.1. {models.where}",
-    )
-    return graph
 
 
 def lora_stack(models: Models) -> Graph:
@@ -117,22 +107,15 @@ def lora_stack(models: Models) -> Graph:
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
     apply = parts.apply(graph, checkpoint, (stack, 2))
-    parts.picture(
+    return parts.ending(
         graph,
         models,
-        (apply, 0),
-        (apply, 1),
-        (checkpoint, 2),
+        (apply, checkpoint),
         models.both_prompt,
         "loom/lora_stack",
+        "## Through LORA_STACK\nAny pack's stacker can stand before Loom Apply Stack.",
         left=1200,
     )
-    graph.note(
-        (40, 280),
-        (340, 160),
-        f"## Through LORA_STACK\nAny pack's stacker can stand before Loom Apply Stack. {models.where}",
-    )
-    return graph
 
 
 def prompt_tags(models: Models) -> Graph:
@@ -151,22 +134,15 @@ def prompt_tags(models: Models) -> Graph:
         [f"{models.both_prompt} <lora:{style}:0.8> <lora:{character}:0.9>", "comfyui", "error"],
     )
     apply = parts.apply(graph, checkpoint, (tags, 0))
-    parts.picture(
+    return parts.ending(
         graph,
         models,
-        (apply, 0),
-        (apply, 1),
-        (checkpoint, 2),
+        (apply, checkpoint),
         (tags, 1),
         "loom/prompt_tags",
+        "## LoRAs in the prompt\nLoom Tags takes the tags out of the text.",
         left=1200,
     )
-    graph.note(
-        (40, 280),
-        (340, 160),
-        f"## LoRAs in the prompt\nLoom Tags takes the tags out of the text. {models.where}",
-    )
-    return graph
 
 
 def block_strengths(models: Models) -> Graph:
@@ -188,22 +164,15 @@ def block_strengths(models: Models) -> Graph:
     )
     graph.add("PreviewImage", (860, 600), (360, 300), [], [("images", "IMAGE", (blocks, 2))])
     apply = parts.apply(graph, checkpoint, (blocks, 0), left=1260)
-    parts.picture(
+    return parts.ending(
         graph,
         models,
-        (apply, 0),
-        (apply, 1),
-        (checkpoint, 2),
+        (apply, checkpoint),
         models.both_prompt,
         "loom/block_strengths",
+        "## Block strengths\nOne line a block or range. The chart shows what is left of each.",
         left=1600,
     )
-    graph.note(
-        (40, 280),
-        (340, 160),
-        f"## Block strengths\nOne line a block or range. The chart shows what is left of each. {models.where}",
-    )
-    return graph
 
 
 def scheduled_style(models: Models) -> Graph:
@@ -221,22 +190,15 @@ def scheduled_style(models: Models) -> Graph:
     )
     graph.add("PreviewImage", (860, 480), (360, 300), [], [("images", "IMAGE", (schedule, 2))])
     apply = parts.apply(graph, checkpoint, (schedule, 0), left=1260)
-    parts.picture(
+    return parts.ending(
         graph,
         models,
-        (apply, 0),
-        (apply, 1),
-        (checkpoint, 2),
+        (apply, checkpoint),
         models.both_prompt,
         "loom/scheduled_style",
+        "## Strength over the steps\nThe style grows to 0.8 in the first third.",
         left=1600,
     )
-    graph.note(
-        (40, 280),
-        (340, 160),
-        f"## Strength over the steps\nThe style grows to 0.8 in the first third. {models.where}",
-    )
-    return graph
 
 
 def merge_and_save(models: Models) -> Graph:
@@ -260,22 +222,15 @@ def merge_and_save(models: Models) -> Graph:
         ],
         ['{"version": 1, "rows": []}', 1.0, 1.0, "auto", "auto"],
     )
-    parts.picture(
+    return parts.ending(
         graph,
         models,
-        (used, 0),
-        (used, 1),
-        (checkpoint, 2),
+        (used, checkpoint),
         models.both_prompt,
         "loom/merge_and_save",
+        "## Merge and save\nThe certificate says what every layer kept.",
         left=2040,
     )
-    graph.note(
-        (40, 280),
-        (340, 160),
-        f"## Merge and save\nThe certificate says what every layer kept. {models.where}",
-    )
-    return graph
 
 
 WORKFLOWS: dict[str, Callable[[Models], Graph]] = {

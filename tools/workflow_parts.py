@@ -151,6 +151,25 @@ def picture(
     )
 
 
+def ending(
+    graph: Graph,
+    models: Models,
+    loaded: tuple[int, int],
+    prompt: str | tuple[int, int],
+    prefix: str,
+    note: str,
+    left: int = 860,
+) -> Graph:
+    """The picture of a node with MODEL and CLIP as its first outputs, and the words that explain the graph.
+
+    loaded: that node, and the checkpoint whose VAE is used.
+    """
+    node, checkpoint = loaded
+    picture(graph, models, (node, 0), (node, 1), (checkpoint, 2), prompt, prefix, left)
+    graph.note((40, 280), (340, 160), f"{note} {models.where}")
+    return graph
+
+
 def merge(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
     return graph.add(
         "LoomMerge",
@@ -169,7 +188,24 @@ def merge(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
             ("model", "MODEL", (checkpoint, 0)),
             ("clip", "CLIP", (checkpoint, 1)),
         ],
-        ["svd", "energy", 32, 0.999, 20.0, 100.0, "auto", 1.0, 1.0, "", 0.5, 0.1, 0.01, 1.0, False, 0],
+        [
+            "svd",
+            "energy",
+            32,
+            0.999,
+            20.0,
+            100.0,
+            "auto",
+            1.0,
+            1.0,
+            "",
+            0.5,
+            0.1,
+            0.01,
+            1.0,
+            False,
+            0,
+        ],
     )
 
 
