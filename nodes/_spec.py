@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from ..lora_core.account import Account
@@ -50,6 +50,15 @@ def strength(default: float, what: str) -> tuple[str, dict[str, Any]]:
             "tooltip": f"How strongly the LoRA acts on {what}. 1 is as trained, 0 is off, negative inverts.",
         },
     )
+
+
+def choice(
+    values: Iterable[str], tooltip: str, advanced: bool = False
+) -> tuple[list[str], dict[str, Any]]:
+    """A widget to choose one of these; the first is the default."""
+    listed = list(values)
+    options = {"default": listed[0], "tooltip": tooltip}
+    return listed, options | ({"advanced": True} if advanced else {})
 
 
 def matching() -> tuple[list[str], dict[str, Any]]:

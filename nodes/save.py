@@ -20,10 +20,6 @@ from ..lora_core.stack.rows import LoraStack, StackRow
 from . import _spec
 
 
-def _choice(values: Any, tooltip: str) -> tuple[list[str], dict[str, Any]]:
-    return list(values), {"default": next(iter(values)), "tooltip": tooltip}
-
-
 def _text(tooltip: str, default: str = "", multiline: bool = False) -> tuple[str, dict[str, Any]]:
     return "STRING", {"default": default, "multiline": multiline, "tooltip": tooltip}
 
@@ -52,15 +48,15 @@ class LoomSave:
                 "filename": _text(
                     "Name of the new file, without extension; / makes subfolders.", "loom/my_lora"
                 ),
-                "naming": _choice(
+                "naming": _spec.choice(
                     SCHEMES,
                     "keep: as it is. kohya: A1111, Forge, sd-scripts. diffusers / PEFT: Python. ComfyUI: its own.",
                 ),
-                "dtype": _choice(
+                "dtype": _spec.choice(
                     DTYPES,
                     "keep: as it is. fp16 halves an fp32 file; a value that does not fit is an error.",
                 ),
-                "if_exists": _choice(
+                "if_exists": _spec.choice(
                     IF_EXISTS, "What to do where a file of this name is there already."
                 ),
             },
@@ -69,7 +65,7 @@ class LoomSave:
                     "LORA_MODEL",
                     {"tooltip": "A LoRA in memory, from a trainer or a merge."},
                 ),
-                "lora_name": _choice(
+                "lora_name": _spec.choice(
                     [NO_FILE, *lora_names()], "Or a file of the loras folder, to convert it."
                 ),
                 "model": (
@@ -83,7 +79,7 @@ class LoomSave:
                     "Further metadata: key=value, one a line, or a JSON object. An empty value removes the field.",
                     multiline=True,
                 ),
-                "folder": _choice(FOLDERS, "The loras folder to write to."),
+                "folder": _spec.choice(FOLDERS, "The loras folder to write to."),
             },
         }
 

@@ -31,11 +31,6 @@ def _number(
     return (kind, options | ({"advanced": True} if expert else {}))
 
 
-def _choice(values: Any, tooltip: str, expert: bool = False) -> Any:
-    options = {"default": next(iter(values)), "tooltip": tooltip}
-    return (list(values), options | ({"advanced": True} if expert else {}))
-
-
 class LoomTrainSettings:
     DESCRIPTION = (
         "How long, how fast and what Loom Train learns. The defaults suit a first LoRA of 10 to 30 pictures; without "
@@ -58,15 +53,15 @@ class LoomTrainSettings:
                 "rank": number("INT", 16, 1, 1024, 1, "Size of the LoRA: 8 to 16 for a character or thing, 16 to 32 for a style.", False),
                 "alpha": number("FLOAT", 0.0, 0.0, 4096.0, 0.5, "The LoRA acts with alpha / rank. 0: the same as rank.", False),
                 "batch_size": number("INT", 1, 1, 256, 1, "Pictures at once. More is steadier and needs more memory.", False),
-                "parts": _choice(PARTS, "attention: what prompts steer. With convolutions: also strokes and textures."),
+                "parts": _spec.choice(PARTS, "attention: what prompts steer. With convolutions: also strokes and textures."),
                 "train_seed": number("INT", 0, 0, 2**53 - 1, 1, "Decides all draws: the same seed gives the same LoRA.", False),
             },
             "optional": {
                 "pattern": ("STRING", {"default": "", "tooltip": _PATTERN, "advanced": True}),
-                "schedule": _choice(SCHEDULES, "How the rate falls after the warm-up.", True),
+                "schedule": _spec.choice(SCHEDULES, "How the rate falls after the warm-up.", True),
                 "warmup": number("FLOAT", 0.05, 0.0, 1.0, 0.01, "Share of the steps in which the rate rises."),
                 "accumulate": number("INT", 1, 1, 1024, 1, "Batches a step: a larger batch in the memory of a small one."),
-                "timesteps": _choice(TIMESTEPS, _TIMESTEPS, True),
+                "timesteps": _spec.choice(TIMESTEPS, _TIMESTEPS, True),
                 "shift": number("FLOAT", 0.0, 0.0, 100.0, 0.01, "Timestep shift: above 1 trains noisy steps more. 0: the model's own."),
                 "timestep_low": number("FLOAT", 0.0, 0.0, 1.0, 0.01, "Trained noise levels begin here: 0 is a clean picture."),
                 "timestep_high": number("FLOAT", 1.0, 0.0, 1.0, 0.01, "Trained noise levels end here: 1 is pure noise."),
@@ -138,7 +133,7 @@ class LoomTrain:
             },
             "optional": {
                 "settings": ("LOOM_TRAIN_SETTINGS", {"tooltip": "From Loom Train Settings; without it the defaults."}),
-                "continue_from": _choice([NEW, *lora_names()], "A LoRA to go on training, of any naming."),
+                "continue_from": _spec.choice([NEW, *lora_names()], "A LoRA to go on training, of any naming."),
                 "resume": ("BOOLEAN", {"default": True, "tooltip": "Go on from the saved state of an interrupted run of the same training."}),
                 "retrain": ("BOOLEAN", {"default": False, "tooltip": again}),
             },
