@@ -140,7 +140,13 @@ def identify(opened: Sequence[OpenRow]) -> tuple[Identified, ...]:
         if real_stamp(found.path) != item.stamp:
             raise LoraFileError(f"{found.name}: the file changed while it was read. Run again.")
     return tuple(
-        Identified(item.row, found.name, hashes[found.path], bases[found.path])
+        Identified(
+            item.row,
+            found.name,
+            hashes[found.path],
+            bases[found.path],
+            item.stamp and item.stamp[2],
+        )
         for item, found in files
     )
 
