@@ -59,6 +59,16 @@ STACK_OUTPUTS = [
 ]
 
 
+INSPECT_OUTPUTS = [
+    ("report", "STRING"),
+    ("trigger words", "STRING"),
+    ("chart", "IMAGE"),
+    ("needs", "STRING"),
+    ("A1111 hashes", "STRING"),
+    ("hash list", "STRING"),
+]
+
+
 def stack(
     graph: Graph, models: Models, model: tuple[int, int] | None, clip: tuple[int, int] | None
 ) -> int:

@@ -198,10 +198,16 @@ def _row_stamp(row: StackRow) -> tuple[FileStamp, list[str]] | None:
 
 
 def check_names(stack: LoraStack) -> None:
-    """Raises LoraFileError at the first row whose file is surely not there, so that a graph fails before it runs.
+    """Raises LoraFileError that names every row whose file is surely not there, so that a graph fails before it runs.
 
     Nothing is hashed: a row that only hashing can find passes, and fails when it runs.
     """
+    faults = []
     for row in stack.rows:
-        if row.adapter is None:
-            find_known(row)
+        try:
+            if row.adapter is None:
+                find_known(row)
+        except LoraFileError as error:
+            faults.append(str(error))
+    if faults:
+        raise LoraFileError("\n".join(dict.fromkeys(faults)))
