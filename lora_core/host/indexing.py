@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from ..errors import LoraFileError
@@ -39,7 +40,8 @@ def index_loras(folder: str = "") -> str:
 
 def index_stamp(folder: str = "") -> str:
     """Changes when a file of the folder comes, goes or is replaced. Raises LoraFileError."""
-    return repr((folder, sorted(_stamp(path) for path in _files_in(folder).values())))
+    stamps = sorted(_stamp(path) for path in _files_in(folder).values())
+    return sha256(repr((folder, stamps)).encode()).hexdigest()
 
 
 def _files_in(folder: str) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -183,9 +184,11 @@ def stack_stamp(stack: LoraStack) -> str:
     """Changes when any row of the stack means another file; what a node's IS_CHANGED returns. Raises LoraError.
 
     It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
-    pack opened must not make a graph run again.
+    pack opened must not make a graph run again. A digest: the host writes it into every picture's metadata, where the
+    paths of a person's folders do not belong.
     """
-    return repr([_row_stamp(row) for row in stack.rows if row.adapter is None])
+    stamps = [_row_stamp(row) for row in stack.rows if row.adapter is None]
+    return sha256(repr(stamps).encode()).hexdigest()
 
 
 def _row_stamp(row: StackRow) -> tuple[FileStamp, list[str]] | None:

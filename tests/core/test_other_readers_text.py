@@ -136,7 +136,8 @@ def test_text_encoder_keys_act_there_as_they_do_here(scheme, load, which, tmp_pa
         }
         assert adapted.keys() == deltas.keys()
         for name, expected in deltas.items():
-            found = adapted[name].get_delta_weight("saved").detach()
+            layer: Any = adapted[name]
+            found = layer.get_delta_weight("saved").detach()
             assert float((found - expected).norm() / expected.norm()) < WEIGHTS, name
         change = (features(ours) - before).norm()
         assert float(change) > 0

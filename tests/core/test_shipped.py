@@ -39,7 +39,7 @@ def ignored(path: Path) -> bool:
     """By the lines of .comfyignore, which are folders (name/) and files."""
     lines = (ROOT / ".comfyignore").read_text("utf-8").splitlines()
     for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
-        if line.endswith("/") and line.rstrip("/") == path.parts[0] and len(path.parts) > 1:
+        if line.endswith("/") and path.as_posix().startswith(line):
             return True
         if fnmatch.fnmatch(path.as_posix(), line):
             return True

@@ -12,6 +12,7 @@ import pytest
 from graphs import CHARACTER, STYLE, Prompt, only, twin, with_rows
 from PIL import Image
 
+from tools.devkit.environment import ROOT
 from tools.devkit.host_client import PromptRefused
 
 
@@ -87,7 +88,13 @@ def test_a_saved_picture_keeps_the_workflows_own_facts_and_nothing_is_added(clie
     (view,) = record["outputs"][node_id(prompt, "SaveImage")]["images"]
     info = Image.open(io.BytesIO(client.fetch_image(view))).info
     assert {key: json.loads(info[key]) for key in facts} == facts
-    assert json.loads(info["prompt"]) == prompt
+    saved = json.loads(info["prompt"])
+    # The host itself adds what IS_CHANGED answered; that must not tell where a person's files lie.
+    assert {key: {**node, "is_changed": None} for key, node in saved.items()} == {
+        key: {**node, "is_changed": None} for key, node in prompt.items()
+    }
+    assert str(host.base) not in info["prompt"]
+    assert str(ROOT) not in info["prompt"]
     assert set(info) == {"prompt", *facts}
     assert digest(host, STYLE) in info["prompt"]
 
