@@ -34,6 +34,16 @@ PUBLISHED = Models(
         ]
     },
     style="MoXinV1.safetensors",
+    style_source={
+        "models": [
+            {
+                "name": "MoXinV1.safetensors",
+                "url": "https://civitai.com/api/download/models/14856"
+                "?type=Model&format=SafeTensor&size=full&fp=fp16",
+                "directory": "loras",
+            }
+        ]
+    },
     character="blindbox_v1_mix.safetensors",
     style_prompt="shuimobysim, a fox under a pine tree, misty mountains",
     both_prompt="shuimobysim, full body, chibi, a girl with an umbrella on a rainy street",
@@ -46,6 +56,7 @@ TOY = Models(
     checkpoint="loom_toy.safetensors",
     checkpoint_source={},
     style="loom_toy_style.safetensors",
+    style_source={},
     character="loom_toy_character.safetensors",
     style_prompt="ohwx red circle on a dark ground",
     both_prompt="ohwx zwx on a dark ground",
@@ -66,6 +77,7 @@ def one_lora(models: Models) -> Graph:
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("trigger words", "STRING"), ("report", "STRING")],
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style, 0.8, 0.8, "auto", ""],
+        properties=models.style_source,
     )
     inspect = graph.add(
         "LoomInspect",

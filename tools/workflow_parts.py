@@ -16,6 +16,7 @@ class Models:
     checkpoint: str
     checkpoint_source: dict[str, Any]
     style: str
+    style_source: dict[str, Any]
     character: str
     style_prompt: str
     both_prompt: str
