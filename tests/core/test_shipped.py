@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tools.devkit.shipped import ignored, listed_files
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kept by the host, by people, or by the registry; everything else must be code, page or example.
@@ -21,29 +22,6 @@ SCANNED = (
     "subprocess", "os.system", "pickle", "rm -rf", "__import__(", "base64", "marshal",
 )  # fmt: skip
 MOST_BYTES = 6 << 20
-
-
-def listed_files() -> list[Path]:
-    """Files as `comfy node publish` finds them: what git tracks, or where there is no git, what lies here."""
-    if (ROOT / ".git").exists():
-        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-        out = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
-        names = [name for name in out.decode().split("\0") if name]
-        return [Path(name) for name in names if (ROOT / name).is_file()]
-    hidden = {".git", ".loom", "__pycache__", ".pytest_cache", ".ruff_cache"}
-    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
-    return [path for path in found if not hidden & set(path.parts)]
-
-
-def ignored(path: Path) -> bool:
-    """By the lines of .comfyignore, which are folders (name/) and files."""
-    lines = (ROOT / ".comfyignore").read_text("utf-8").splitlines()
-    for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
-        if line.endswith("/") and path.as_posix().startswith(line):
-            return True
-        if fnmatch.fnmatch(path.as_posix(), line):
-            return True
-    return False
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def told(failure: PromptFailed) -> str:
     return "failed"
 
 
-def test_random_graphs_end_well_and_leave_nothing_behind(watched, record_property):
+def test_random_graphs_end_well_and_leave_nothing_behind(watched, record_testsuite_property):
     client, random = HostClient(watched.url), Random(SEED)
     info = client.object_info()
     warm = [outcome(client, random_graph(info, seed), random) for seed in range(SEED, SEED + 5)]
@@ -89,7 +89,9 @@ def test_random_graphs_end_well_and_leave_nothing_behind(watched, record_propert
         except Exception as error:
             raise AssertionError(f"graph {index} of seed {SEED}: {json.dumps(graph)}") from error
     after = watch(client, 1)
-    record_property("graphs", json.dumps({"seed": SEED, **ends, "before": before, "after": after}))
+    record_testsuite_property(
+        "graphs", json.dumps({"seed": SEED, **ends, "before": before, "after": after})
+    )
     assert after["weights"] == before["weights"]
     assert after["bytes"] <= before["bytes"] + TENSOR_BYTES, (before, after)
     assert after["resident"] <= before["resident"] + RESIDENT_BYTES, (before, after)
