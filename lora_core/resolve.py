@@ -127,6 +127,9 @@ def _matched(
 
     The kept values hold what their ids are of, so that no other object can come to have those ids.
     """
+    if row.adapter is not None:
+        # Made in the graph: every run makes it anew, so that it would never be found here and stay in memory for long.
+        return _match_row(row, adapter, maps)
     asked = (adapter, *maps.values())
     key = tuple(id(each) for each in asked)
     kept = _kept.get(key)

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from ..lora_core.account import Account
 from ..lora_core.errors import LoraError
+from ..lora_core.files import finding
 from ..lora_core.host.messages import stop_with
 from ..lora_core.host.paths import lora_names
 from ..lora_core.host.stacking import check_names, stack_stamp
 from ..lora_core.live.mode import MODES
 from ..lora_core.matching import MATCHING
-from ..lora_core.stack import names
 from ..lora_core.stack.lock import locked_row
 from ..lora_core.stack.rows import LoraStack
 
@@ -81,7 +81,7 @@ def mode() -> tuple[list[str], dict[str, Any]]:
 
 def listed_name(name: str) -> str:
     """A LoRA's name as people write it, in a tag for example, as the host lists it. Raises LoraFileError."""
-    return names.listed_name(name, lora_names())
+    return finding.listed_name(name, lora_names())
 
 
 def verdict(check: Callable[[], object]) -> Literal[True] | str:

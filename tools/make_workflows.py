@@ -34,6 +34,16 @@ PUBLISHED = Models(
         ]
     },
     style="MoXinV1.safetensors",
+    style_source={
+        "models": [
+            {
+                "name": "MoXinV1.safetensors",
+                "url": "https://civitai.com/api/download/models/14856"
+                "?type=Model&format=SafeTensor&size=full&fp=fp16",
+                "directory": "loras",
+            }
+        ]
+    },
     character="blindbox_v1_mix.safetensors",
     style_prompt="shuimobysim, a fox under a pine tree, misty mountains",
     both_prompt="shuimobysim, full body, chibi, a girl with an umbrella on a rainy street",
@@ -46,6 +56,7 @@ TOY = Models(
     checkpoint="loom_toy.safetensors",
     checkpoint_source={},
     style="loom_toy_style.safetensors",
+    style_source={},
     character="loom_toy_character.safetensors",
     style_prompt="ohwx red circle on a dark ground",
     both_prompt="ohwx zwx on a dark ground",
@@ -66,13 +77,18 @@ def one_lora(models: Models) -> Graph:
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("trigger words", "STRING"), ("report", "STRING")],
         [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
         [models.style, 0.8, 0.8, "auto", ""],
+        properties=models.style_source,
     )
     inspect = graph.add(
         "LoomInspect",
         (420, 450),
         (320, 340),
-        [("report", "STRING"), ("trigger words", "STRING"), ("chart", "IMAGE")],
-        [("model", "MODEL", (checkpoint, 0)), ("clip", "CLIP", (checkpoint, 1))],
+        parts.INSPECT_OUTPUTS,
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("lora_stack", "LORA_STACK", None),
+        ],
         [models.style],
     )
     graph.add("PreviewImage", (420, 830), (320, 260), [], [("images", "IMAGE", (inspect, 2))])
@@ -233,6 +249,34 @@ def merge_and_save(models: Models) -> Graph:
     )
 
 
+def share_a_workflow(models: Models) -> Graph:
+    """The pair, what a friend needs to run it, and the index by which renamed files are found."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, (checkpoint, 0), (checkpoint, 1))
+    graph.add(
+        "LoomInspect",
+        (420, 600),
+        (400, 420),
+        parts.INSPECT_OUTPUTS,
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("lora_stack", "LORA_STACK", (stack, 2)),
+        ],
+        ["[the LORA_STACK input]"],
+    )
+    graph.add("LoomIndex", (860, 640), (340, 160), [("report", "STRING")], [], [""])
+    return parts.ending(
+        graph,
+        models,
+        (stack, checkpoint),
+        models.both_prompt,
+        "loom/share_a_workflow",
+        "## Share a workflow\nLoom Inspect lists what a friend needs; Loom Index lets renamed files be found.",
+    )
+
+
 WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "one_lora": one_lora,
     "style_and_character": style_and_character,
@@ -241,6 +285,7 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "block_strengths": block_strengths,
     "scheduled_style": scheduled_style,
     "merge_and_save": merge_and_save,
+    "share_a_workflow": share_a_workflow,
 }
 
 

@@ -16,6 +16,7 @@ class Models:
     checkpoint: str
     checkpoint_source: dict[str, Any]
     style: str
+    style_source: dict[str, Any]
     character: str
     style_prompt: str
     both_prompt: str
@@ -56,6 +57,16 @@ STACK_OUTPUTS = [
     ("LORA_STACK", "LORA_STACK"),
     ("trigger words", "STRING"),
     ("facts", "STRING"),
+]
+
+
+INSPECT_OUTPUTS = [
+    ("report", "STRING"),
+    ("trigger words", "STRING"),
+    ("chart", "IMAGE"),
+    ("needs", "STRING"),
+    ("A1111 hashes", "STRING"),
+    ("hash list", "STRING"),
 ]
 
 

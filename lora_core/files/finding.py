@@ -17,19 +17,26 @@ from ..errors import LoraFileError
 from .identity import FileHashes
 
 _EXTENSION = ".safetensors"
+# What a listed name may end in; only the first can be opened.
+_EXTENSIONS = (_EXTENSION, ".sft", ".ckpt", ".pt", ".pth", ".bin")
+
+
+# A name as people and other packs write it -> the name in the host's list. Raises LoraFileError.
+FindName = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What a workflow knows of a LoRA: a name, and hashes where it stored them.
 
-    accept: the file under this name is used even if its hash is another.
+    accept: the file under this name is used even if its hash is another. size: of the file in bytes.
     """
 
     name: str
     sha256: str | None = None
     autov3: str | None = None
     accept: bool = False
+    size: int | None = None
 
     @property
     def hashed(self) -> bool:
@@ -96,6 +103,13 @@ def find_name(name: str, shelf: Shelf) -> Found:
     return found
 
 
+def listed_name(name: str, listed: Sequence[str]) -> str:
+    """find_name for a name that stands in a text, such as a tag: as the host lists it. Raises LoraFileError."""
+    there = set(listed)
+    shelf = Shelf(lambda: listed, lambda entry: Path(entry) if entry in there else None)
+    return find_name(name.strip(), shelf).name
+
+
 def lora_files(shelf: Shelf) -> dict[str, Path]:
     """Every listed file that could be read as a LoRA, by name."""
     names = (name for name in shelf.names() if name.lower().endswith(_EXTENSION))
@@ -107,11 +121,15 @@ def _named(name: str, shelf: Shelf) -> Found | None:
     """The file that the name alone means, with a note where it lies in another folder."""
     if (found := _listed(name, shelf)) is not None:
         return found
-    listed = _in_other_folder(name, shelf)
+    candidates = _meant(name, shelf)
+    listed = candidates[0] if len(candidates) == 1 else None
     path = shelf.path_of(listed) if listed is not None else None
     if listed is None or path is None:
         return None
-    return Found(listed, path, (f"found as {listed}; the workflow named {name}",))
+    folder = PurePosixPath(slashed(name)).parent
+    same = folder == PurePosixPath(slashed(listed)).parent
+    note = f"found as {listed}; the workflow named {name}"
+    return Found(listed, path, () if same else (note,))
 
 
 def _agreement(wanted: Wanted, hashes: FileHashes) -> tuple[str, ...] | None:
@@ -160,6 +178,8 @@ def _by_hash(wanted: Wanted, known: Mapping[str, FileHashes]) -> tuple[str, str]
 def _to_hash(wanted: Wanted, shelf: Shelf, unhashed: list[Path]) -> list[Path]:
     """Those of the size that the wanted file has, where that is known; metadata that was edited changes the size."""
     sizes = frozenset() if wanted.sha256 is None else shelf.sizes_of(wanted.sha256)
+    if wanted.sha256 is not None and wanted.size is not None:
+        sizes |= {wanted.size}
     likely = [path for path in unhashed if shelf.size_of(path) in sizes]
     if likely or (sizes and wanted.autov3 is None):
         return likely
@@ -167,28 +187,45 @@ def _to_hash(wanted: Wanted, shelf: Shelf, unhashed: list[Path]) -> list[Path]:
 
 
 def _listed(name: str, shelf: Shelf) -> Found | None:
-    """By the host's spelling: separators of other systems and a missing extension are understood."""
+    """The name itself, or in the separators of this system. Raises LoraFileError where it leaves the folders."""
     plain = slashed(name)
     if plain.startswith("/") or re.match(r"^[A-Za-z]:", plain) or ".." in plain.split("/"):
         raise LoraFileError(
             f"'{name}' points outside the loras folders. Give the name as the LoRA list shows it."
         )
-    for spelling in dict.fromkeys((name, plain, f"{plain}{_EXTENSION}")):
+    for spelling in dict.fromkeys((name, plain)):
         listed = os.path.normpath(spelling)
         if (path := shelf.path_of(listed)) is not None:
             return Found(listed, path)
     return None
 
 
-def _in_other_folder(name: str, shelf: Shelf) -> str | None:
-    """The one listed file of this base name, if only a folder in front was added or left out."""
-    bases = {_base(name), f"{_base(name)}{_EXTENSION}"}
-    listed = [other for other in shelf.names() if _base(other) in bases]
-    if len(listed) != 1:
-        return None
-    # Compared without the base names, which are known to agree.
-    one, other = (PurePosixPath(slashed(text)).parts[:-1][::-1] for text in (name, listed[0]))
-    return listed[0] if one[: len(other)] == other or other[: len(one)] == one else None
+def _meant(name: str, shelf: Shelf) -> list[str]:
+    """Every listed file that the name may mean: without its extension, or with other folders in front.
+
+    One in the very folder goes before all others; of files that differ in the extension the one that can be opened.
+    """
+    wanted = PurePosixPath(slashed(name))
+    found = [other for other in shelf.names() if _says(wanted, PurePosixPath(slashed(other)))]
+    here = [other for other in found if PurePosixPath(slashed(other)).parent == wanted.parent]
+    found = here if here and len(wanted.parts) > 1 else found
+    alike = len({_bare(slashed(other)) for other in found}) == 1
+    readable = [other for other in found if other.lower().endswith(_EXTENSION)]
+    return readable if alike and len(readable) == 1 else found
+
+
+def _says(wanted: PurePosixPath, listed: PurePosixPath) -> bool:
+    """The same base name, the extension aside, and of the folders one the end of the other."""
+    if not wanted.name or wanted.name not in (listed.name, _bare(listed.name)):
+        return False
+    one, other = (path.parts[:-1][::-1] for path in (wanted, listed))
+    return one[: len(other)] == other or other[: len(one)] == one
+
+
+def _bare(name: str) -> str:
+    """Without a file extension; a dot inside a name ("style.v2") is not one."""
+    ending = next((end for end in _EXTENSIONS if name.lower().endswith(end)), "")
+    return name[: len(name) - len(ending)]
 
 
 def slashed(name: str) -> str:
@@ -226,22 +263,37 @@ def _missing(wanted: Wanted, shelf: Shelf) -> str:
     if not names:
         return (
             f"LoRA '{wanted.name}' not found: the loras folder is empty. "
-            "Put the file into models/loras and refresh (R)."
+            f"Put the file into models/loras and refresh (R).{_whereabouts(wanted)}"
+        )
+    several = sorted(slashed(name) for name in _meant(wanted.name, shelf))
+    if len(several) > 1 and not wanted.hashed:
+        return (
+            f"LoRA not found by this name alone: '{wanted.name}' may be {' or '.join(several)}. "
+            "Write the name with its folder and extension."
         )
     hashed = f", nor a file with {_said(wanted)} under another name" if wanted.hashed else ""
     near = _nearest(_base(wanted.name), names)
     nearest = f" The nearest names: {', '.join(near)}." if near else ""
     return (
         f"LoRA '{wanted.name}' not found in the loras folders{hashed}.{nearest} "
-        "Put the file into models/loras, or choose another; press R to refresh the list."
+        f"Put the file into models/loras, or choose another; press R to refresh the list.{_whereabouts(wanted)}"
     )
+
+
+def _whereabouts(wanted: Wanted) -> str:
+    """What to search for, and where, to get a file of which only the hash is known. Nothing is looked up here."""
+    if not wanted.hashed:
+        return ""
+    short = (wanted.sha256 or "")[:10]
+    words = " or ".join(text.upper() for text in (short, wanted.autov3) if text)
+    size = f" ({wanted.size:,} bytes)" if wanted.size else ""
+    return f" To get the very file{size}: search civitai.com or the web for its hash ({words}), or ask who made the workflow."
 
 
 def _nearest(base: str, names: list[str]) -> list[str]:
     """Up to three names whose last part is alike, the most alike first. The extension, which all share, counts not."""
     by_base: dict[str, list[str]] = {}
     for name in names:
-        by_base.setdefault(_base(name).removesuffix(_EXTENSION), []).append(name)
-    wanted = base.removesuffix(_EXTENSION)
-    close = difflib.get_close_matches(wanted, list(by_base), n=3, cutoff=0.6)
+        by_base.setdefault(_bare(_base(name)), []).append(name)
+    close = difflib.get_close_matches(_bare(base), list(by_base), n=3, cutoff=0.6)
     return [name for alike in close for name in by_base[alike]][:3]

@@ -45,7 +45,7 @@ def find_known(row: StackRow) -> Found | Undecided:
 
 
 def _wanted(row: StackRow) -> Wanted:
-    return Wanted(row.name, row.sha256, row.autov3, row.accept)
+    return Wanted(row.name, row.sha256, row.autov3, row.accept, row.size)
 
 
 def _shelf(hashes: Mapping[Path, FileHashes]) -> Shelf:

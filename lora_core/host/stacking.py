@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -154,7 +155,8 @@ def identify(opened: Sequence[OpenRow]) -> tuple[Identified, ...]:
     ]
     hashes = hashes_of({stamp: base for _, _, stamp, base in files})
     return tuple(
-        Identified(row, found.name, hashes[stamp], base) for row, found, stamp, base in files
+        Identified(row, found.name, hashes[stamp], base, stamp[2])
+        for row, found, stamp, base in files
     )
 
 
@@ -190,9 +192,11 @@ def stack_stamp(stack: LoraStack) -> str:
     """Changes when any row of the stack means another file; what a node's IS_CHANGED returns. Raises LoraError.
 
     It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
-    pack opened must not make a graph run again.
+    pack opened must not make a graph run again. A digest: the host writes it into every picture's metadata, where the
+    paths of a person's folders do not belong.
     """
-    return repr([_row_stamp(row) for row in stack.rows if row.adapter is None])
+    stamps = [_row_stamp(row) for row in stack.rows if row.adapter is None]
+    return sha256(repr(stamps).encode()).hexdigest()
 
 
 def _row_stamp(row: StackRow) -> tuple[FileStamp, list[str]] | None:
@@ -205,10 +209,16 @@ def _row_stamp(row: StackRow) -> tuple[FileStamp, list[str]] | None:
 
 
 def check_names(stack: LoraStack) -> None:
-    """Raises LoraFileError at the first row whose file is surely not there, so that a graph fails before it runs.
+    """Raises LoraFileError that names every row whose file is surely not there, so that a graph fails before it runs.
 
     Nothing is hashed: a row that only hashing can find passes, and fails when it runs.
     """
+    faults = []
     for row in stack.rows:
-        if row.adapter is None:
-            find_known(row)
+        try:
+            if row.adapter is None:
+                find_known(row)
+        except LoraFileError as error:
+            faults.append(str(error))
+    if faults:
+        raise LoraFileError("\n".join(dict.fromkeys(faults)))

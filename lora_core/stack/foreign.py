@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import LoraFileError, StackError
-from .names import FindName
+from ..files.finding import FindName
 from .rows import LoraStack, StackRow
 from .rows_json import parse_rows
 from .tags import has_tags, read_tags

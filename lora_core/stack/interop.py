@@ -69,6 +69,17 @@ def read_lora_stack(value: Any) -> LoraStack:
     return LoraStack(kept, (_LOST.format(lost),) if lost else ())
 
 
+def one_or_stack(name: str | None, value: Any) -> LoraStack:
+    """The rows of a LORA_STACK where one is connected, else the one LoRA of this name. Raises StackError."""
+    if value is not None:
+        return read_lora_stack(value)
+    if name is None:
+        raise StackError(
+            "No LORA_STACK is connected. Connect lora_stack, or choose a file in lora_name."
+        )
+    return LoraStack((StackRow(name),))
+
+
 def _read_row(number: int, item: Any) -> StackRow | None:
     if isinstance(item, Mapping):
         name, model, clip = _from_mapping(item)

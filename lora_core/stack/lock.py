@@ -1,4 +1,4 @@
-"""What a workflow keeps of a LoRA beside its name, so that it is found again: {"name", "sha256", "autov3", "base"}.
+"""What a workflow keeps of a LoRA beside its name, so that it is found again: {"name", "sha256", "autov3", "base", "size"}.
 
 The name is the one that the lock was written for: whoever chooses another LoRA need not clear the lock of the last.
 """
@@ -14,7 +14,7 @@ from ..files.finding import slashed
 from ..files.identity import FileHashes
 from .rows import StackRow
 
-_FIELDS = {"name", "sha256", "autov3", "base", "accept"}
+_FIELDS = {"name", "sha256", "autov3", "base", "size", "accept"}
 _CLEAR = "Clear lora_lock; it is written again after the next run."
 
 
@@ -22,21 +22,28 @@ _CLEAR = "Clear lora_lock; it is written again after the next run."
 class Identified:
     """A row and the file that it was found to mean.
 
-    name: as the host lists it. base: in words, None where nothing tells.
+    name: as the host lists it. base: in words, None where nothing tells. size: of the file in bytes.
     """
 
     row: StackRow
     name: str
     hashes: FileHashes
     base: str | None
+    size: int | None = None
 
     def lock(self) -> str:
         """The text that a loader keeps."""
-        return json.dumps({"name": self.row.name, **asdict(self.hashes), "base": self.base})
+        return json.dumps(
+            {"name": self.row.name, **asdict(self.hashes), "base": self.base} | self._size
+        )
 
-    def facts(self) -> dict[str, str | None]:
+    def facts(self) -> dict[str, str | int | None]:
         """What a row keeps; `lora` is the row's own name, `name` the one that was found."""
-        return {"lora": self.row.name, "name": self.name, **asdict(self.hashes)}
+        return {"lora": self.row.name, "name": self.name, **asdict(self.hashes)} | self._size
+
+    @property
+    def _size(self) -> dict[str, int]:
+        return {} if self.size is None else {"size": self.size}
 
 
 def locked_row(name: str, model: float, clip: float, lock: str) -> StackRow:
@@ -55,6 +62,7 @@ def locked_row(name: str, model: float, clip: float, lock: str) -> StackRow:
         sha256=facts.get("sha256"),
         autov3=facts.get("autov3"),
         accept=facts.get("accept", False),
+        size=facts.get("size"),
     )
 
 

@@ -22,6 +22,7 @@ class StackRow:
     adapter: the LoRA itself where it came in memory instead of from a file.
     sha256, autov3: of the file that is meant, where it is known: 64 and 12 hex digits, "" as good as None.
     accept: whether the file under this name is used even if its hash is another.
+    size: of the file that is meant, in bytes, where it is known: a lost file is told by it, and fewer are hashed.
     blocks: strengths of single blocks in the block language (blocks.py), as the user wrote it; "" leaves all at 1.
     words: the trigger words that the user chose; None: all that the file names, (): none.
     schedule: the strength over the sampling, as the user wrote it ("0@0,1@0.5" or "start=5:stop=10"); "": constant.
@@ -38,6 +39,7 @@ class StackRow:
     blocks: str = ""
     words: tuple[str, ...] | None = None
     schedule: str = ""
+    size: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("model", "clip"):
@@ -64,6 +66,10 @@ class StackRow:
                     f"'{self.name}': {field} is {value!r:.100}; it must be {digits} hexadecimal digits."
                 )
             object.__setattr__(self, field, known)
+        if self.size is not None and (type(self.size) is not int or self.size < 0):
+            raise StackError(
+                f"'{self.name}': size is {self.size!r:.100}; it must be the file's size in bytes, a whole number."
+            )
         if not isinstance(self.accept, bool):
             raise StackError(
                 f"'{self.name}': 'accept' must be true or false; found {self.accept!r:.100}."

@@ -5,7 +5,7 @@ A bare list of rows is read too. model defaults to 1, clip to the model strength
 "sha256" and "autov3" say which file is meant, wherever it lies; "accept": true takes another one under this name.
 schedule: the strength over the steps, as Loom Schedule writes it; "" is constant.
 words: null for all the trigger words that the file names, [] for none, ["a", "b"] for these.
-"locks": {"style.safetensors": {"sha256": "...", "autov3": "..."}} beside "rows" is what the page writes after a run: the
+"locks": {"style.safetensors": {"sha256": "...", "autov3": "...", "size": 1234}} beside "rows" is what the page writes after a run: the
 hashes of the files that the names meant. They are kept by name, so a row that is given another name is not held to them.
 """
 
@@ -20,7 +20,7 @@ from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1
 _FIELDS = {"lora", "model", "clip", "on", "role", "blocks", "schedule", "words"}
-_FIELDS |= {"sha256", "autov3", "accept"}
+_FIELDS |= {"sha256", "autov3", "accept", "size"}
 _EXAMPLE = '{"version": 1, "rows": [{"lora": "style.safetensors", "model": 0.8, "clip": 0.8}]}'
 
 
@@ -88,7 +88,7 @@ def _row(number: int, row: object, locks: dict[str, dict[str, Any]]) -> StackRow
             f"Row {number} ('{name}'): 'on' must be true or false; found {switched_on!r}."
         )
     model = row.get("model", 1.0)
-    own = "sha256" in row or "autov3" in row
+    own = not {"sha256", "autov3", "size"}.isdisjoint(row)
     lock = row if own else locks.get(slashed(name.strip()), {})
     try:
         parsed = StackRow(
@@ -102,6 +102,7 @@ def _row(number: int, row: object, locks: dict[str, dict[str, Any]]) -> StackRow
             blocks=row.get("blocks", ""),
             words=row.get("words"),
             schedule=row.get("schedule", ""),
+            size=lock.get("size"),
         )
     except StackError as error:
         raise StackError(f"Row {number}: {error}") from error

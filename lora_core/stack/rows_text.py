@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 
 from ..errors import StackError
+from ..files.finding import FindName
 from .foreign import Foreign, is_foreign, read_foreign
-from .names import FindName
 from .rows_json import parse_rows
 from .tags import has_tags, read_tags
 

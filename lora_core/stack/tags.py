@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import LoraFileError, StackError
-from .names import FindName
+from ..files.finding import FindName
 from .rows import LoraStack, StackRow
 from .tag_parts import DIALECTS, TagParts, parse_tag
 

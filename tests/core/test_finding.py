@@ -265,6 +265,33 @@ def test_where_the_size_is_known_only_files_of_that_size_are_hashed():
     assert to_hash(wanting("x.safetensors", A), folder) == {"y.safetensors"}
 
 
+def test_the_size_that_a_workflow_stored_spares_hashing_too():
+    folder = Folder(
+        {"y.safetensors": None, "z.safetensors": None},
+        sizes={"y.safetensors": 10, "z.safetensors": 20},
+    )
+    assert to_hash(wanting("x.safetensors", A, size=20), folder) == {"z.safetensors"}
+    assert to_hash(wanting("x.safetensors", A, size=30), folder) == {
+        "y.safetensors",
+        "z.safetensors",
+    }
+
+
+def test_what_is_nowhere_is_said_with_what_to_search_for():
+    message = refused(wanting("x.safetensors", A, size=12345), {"y.safetensors": B})
+    assert (
+        "To get the very file (12,345 bytes): search civitai.com or the web for its hash" in message
+    )
+    assert "(AAAAAAAAAA or AAAAAAAAAAAA)" in message
+    assert "search" not in refused(Wanted("x.safetensors"), {"y.safetensors": B})
+
+
+def test_a_name_that_may_be_two_files_is_refused_with_both_and_told_by_its_hash():
+    files = {"b/x.safetensors": A, "a/x.safetensors": B}
+    assert "'x' may be a/x.safetensors or b/x.safetensors" in refused(Wanted("x"), files)
+    assert found(wanting("x", A), files).name == "b/x.safetensors"
+
+
 def test_by_name_alone_the_hash_of_no_file_matters():
     shelf = Folder({"x.safetensors": B}).shelf()
     assert find_name("x", shelf).name == "x.safetensors"
@@ -275,6 +302,8 @@ def test_rows_carry_hashes_in_lower_case_and_the_switch():
         f'[{{"lora": "x", "sha256": "0x{"AB" * 32}", "autov3": "{"CD" * 32}", "accept": true}}]'
     ).rows
     assert (row.sha256, row.autov3, row.accept) == ("ab" * 32, "cd" * 6, True)
+    (row,) = parse_rows(f'[{{"lora": "x", "sha256": "{"a" * 64}", "size": 7}}]').rows
+    assert row.size == 7
     (row,) = parse_rows('[{"lora": "x", "sha256": "", "autov3": null}]').rows
     assert (row.sha256, row.autov3, row.accept) == (None, None, False)
 
@@ -287,6 +316,8 @@ def test_rows_carry_hashes_in_lower_case_and_the_switch():
         ('"autov3": "xyz"', "Row 1: 'x': autov3 is 'xyz'; it must be 12 hexadecimal digits"),
         ('"accept": "yes"', "Row 1: 'x': 'accept' must be true or false; found 'yes'"),
         ('"accept": 1', "'accept' must be true or false"),
+        ('"size": -1', "'x': size is -1; it must be the file's size in bytes"),
+        ('"size": true', "'x': size is True"),
     ],
 )
 def test_hashes_that_are_none_are_refused_with_row_and_field(fields, message):
@@ -299,6 +330,11 @@ def test_a_lock_gives_a_row_its_hashes_back():
     lock = Identified(StackRow("sub\\x.safetensors"), "sub/x.safetensors", A, "SDXL").lock()
     row = locked_row("sub/x.safetensors", 0.8, 0.5, lock)
     assert row == StackRow("sub/x.safetensors", 0.8, 0.5, sha256=A.sha256, autov3=A.autov3)
+
+
+def test_a_lock_keeps_the_size_where_it_is_known():
+    lock = Identified(StackRow("x.safetensors"), "x.safetensors", A, None, 99).lock()
+    assert locked_row("x.safetensors", 1.0, 1.0, lock).size == 99
 
 
 def test_a_lock_that_was_written_for_another_name_says_nothing():

@@ -11,9 +11,9 @@ from random import Random
 import pytest
 
 from lora_core.errors import LoraError, LoraFileError, StackError
+from lora_core.files.finding import listed_name
 from lora_core.stack.foreign import is_foreign, read_foreign
 from lora_core.stack.interop import StackList, read_lora_stack
-from lora_core.stack.names import listed_name
 from lora_core.stack.rows import LoraStack, StackRow
 from lora_core.stack.rows_json import parse_rows
 from lora_core.stack.rows_text import read_rows

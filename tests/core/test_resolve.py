@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -274,3 +277,14 @@ def test_an_empty_stack_resolves_to_nothing_and_says_so():
     assert not resolved.model.steps
     assert not resolved.clip.steps
     assert "No LoRA is switched on" in account.report()
+
+
+def test_a_lora_made_in_the_graph_is_let_go_after_its_run(generator):
+    """Files are kept, so that a new strength matches no names again; what every run makes anew is not."""
+    targets = TargetMap({"lora_unet_a": Target("a.weight")}, {"a.weight": (6, 5)})
+    adapter = parse_state_dict(pair("lora_unet_a", generator), "made")
+    gone = weakref.ref(adapter)
+    resolve([(StackRow("made", adapter=adapter), adapter)], targets, None)
+    del adapter
+    gc.collect()
+    assert gone() is None

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from lora_core.errors import LoraError, LoraFileError, StackError
-from lora_core.stack.names import listed_name
+from lora_core.files.finding import listed_name
 from lora_core.stack.rows import LoraStack, StackRow
 from lora_core.stack.tag_parts import DIALECTS, parse_tag
 from lora_core.stack.tags import has_tags, read_tags, without_tags
@@ -162,8 +162,8 @@ def test_names_are_understood_without_folder_extension_or_escapes(name, listed):
         ("twin", "may be old/twin.safetensors or people/twin.safetensors"),
         ("stile", "The nearest names: style.safetensors"),
         ("sty", "not found"),
-        ("../style", "not found"),
-        ("other/style", "not found"),
+        ("../style", "points outside the loras folders"),
+        ("other/twin", "not found"),
     ],
 )
 def test_a_name_is_never_guessed(name, message):

@@ -80,6 +80,20 @@ def test_published_checkpoints_are_named_with_source_and_hash(name):
     assert model["directory"] == "checkpoints"
 
 
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_loader_names_where_its_lora_comes_from_and_no_other_node_does(name):
+    """The page's dialog of missing models looks a name up in a plain widget: of our nodes only Loom Loader has one."""
+    for node in read(EXAMPLES / f"{name}.json")["nodes"]:
+        sources = node["properties"].get("models", [])
+        if node["type"] == "LoomLoader":
+            (source,) = sources
+            assert source["name"] == node["widgets_values"][0]
+            assert source["url"].startswith("https://civitai.com/api/download/models/")
+            assert source["directory"] == "loras"
+        elif node["type"].startswith("Loom"):
+            assert sources == []
+
+
 # Nodes whose example is still to come: training in the demo.
 AWAITED = {"LoomDataset", "LoomTrain", "LoomTrainSettings"}
 

@@ -270,7 +270,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "SD3": _SD3,
     "StableAudio": {},
     "AuraFlow": {"max_seq": 64 * 64, "n_layers": 36, "n_double_layers": 4},
-    **dict.fromkeys(("PixArtAlpha", "PixArtSigma"), {}),
+    **dict.fromkeys(("PixArtAlpha", "PixArtSigma"), {"depth": 28}),
     **dict.fromkeys(("HunyuanDiT", "HunyuanDiT1"), {"depth": 40, "hidden_size": 1408}),
     **dict.fromkeys(("Flux", "FluxInpaint", "FluxSchnell"), _FLUX),
     "Flux2": _FLUX2,

@@ -22,6 +22,7 @@ NODES = (
     "LoomMerge",
     "LoomResize",
     "LoomInspect",
+    "LoomIndex",
     "LoomSave",
     "LoomDataset",
     "LoomTrainSettings",

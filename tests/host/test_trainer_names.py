@@ -120,6 +120,7 @@ QWEN = each(
     "transformer_blocks.{}.", 60, *JOINT[:8], "img_mlp.net.0.proj", "img_mlp.net.2",
     "txt_mlp.net.0.proj", "txt_mlp.net.2", "img_mod.1", "txt_mod.1",
 )  # fmt: skip
+PIXART = each("transformer_blocks.{}.", 28, *TRANSFORMER) + ["proj_out", "pos_embed.proj"]
 Z_IMAGE = each(
     "layers.{}.", 30, "attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0",
     "feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulation.0",
@@ -173,6 +174,10 @@ FILES = {
         dotted(each("single_transformer_blocks.{}.attn.", 32, "to_q", "to_k", "to_out.0"), "transformer."),
         PEFT,
     ),
+    "PixArt diffusers": ("PixArtSigma", dotted(PIXART, "transformer."), PEFT),
+    "PixArt diffusers' training script": ("PixArtSigma", dotted(PIXART, "base_model.model."), PEFT),
+    "PixArt Alpha, first PEFT script": ("PixArtAlpha", dotted(PIXART, "unet.base_model.model."), PEFT),
+    "PixArt OneTrainer": ("PixArtSigma", flat(PIXART, "lora_transformer_"), KOHYA),
     "ACE-Step": ("ACEStep", each("transformer_blocks.{}.", 24, "attn.to_q", "cross_attn.to_k"), PEFT),
     "Mochi": ("GenmoMochi", each("blocks.{}.attn.", 48, "qkv_x", "qkv_y", "proj_x"), (".lora_B", ".lora_A")),
     "Cosmos diffusion-pipe": (
@@ -219,6 +224,9 @@ RIGHT_PLACES = {
         "HunyuanVideo", "double_blocks.2.txt_attn.qkv", (0, 6144, 3072),
     ),
     "transformer.blocks.9.attn2.to_out.0": ("WAN21_T2V", "blocks.9.cross_attn.o", None),
+    "transformer.transformer_blocks.6.attn2.to_v": (
+        "PixArtSigma", "blocks.6.cross_attn.kv_linear", (0, 1152, 1152),
+    ),
     "unet.up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_k": (
         "SD15", "output_blocks.5.1.transformer_blocks.0.attn2.to_k", None,
     ),

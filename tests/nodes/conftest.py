@@ -156,9 +156,19 @@ def _fake_host(
             "save_lora": save_lora,
         },
         "inspecting": {
-            "inspect_lora": lambda name, model, clip: types.SimpleNamespace(
-                report=f"all of {name}", words="ohwx", chart="drawn"
-            )
+            "STACK_INPUT": "[the LORA_STACK input]",
+            "inspect_stack": lambda stack, model, clip: types.SimpleNamespace(
+                report=f"all of {', '.join(row.name for row in stack.rows)}",
+                words="ohwx",
+                chart="drawn",
+                needs="needs",
+                hashes="hashes",
+                hash_list="list",
+            ),
+        },
+        "indexing": {
+            "index_loras": lambda folder: f"indexed {folder}",
+            "index_stamp": lambda folder: f"files of {folder}",
         },
         "merging": _fake_merging(merged),
     }

@@ -102,6 +102,31 @@ def test_a_missing_file_is_refused_before_the_graph_runs(node_id, pack):
     assert validate(None) is True
 
 
+def test_inspect_takes_the_stack_where_one_is_connected_and_says_what_is_needed(pack):
+    node = pack.nodes["LoomInspect"]
+    one = results(node().inspect("style.safetensors"))
+    assert one == ("all of style.safetensors", "ohwx", "drawn", "needs", "hashes", "list")
+    rows = [("style.safetensors", 0.8, 0.8), ("dir/character.safetensors", 0.9, 0.9)]
+    both = results(node().inspect("[the LORA_STACK input]", lora_stack=rows))
+    assert both[0] == "all of style.safetensors, dir/character.safetensors"
+    assert results(node().inspect("style.safetensors", lora_stack=rows))[0] == both[0]
+    assert node.VALIDATE_INPUTS("[the LORA_STACK input]") is True
+    assert node.IS_CHANGED("[the LORA_STACK input]") == ""
+    assert node.INPUT_TYPES()["required"]["lora_name"][0][-1] == "[the LORA_STACK input]"
+    with pytest.raises(Exception, match="No LORA_STACK is connected"):
+        node().inspect("[the LORA_STACK input]")
+
+
+def test_index_hands_its_folder_over_and_shows_the_report(pack):
+    node = pack.nodes["LoomIndex"]
+    answer = node().index("people")
+    assert results(answer) == ("indexed people",)
+    assert answer["ui"]["text"] == ["indexed people"]
+    assert node.VALIDATE_INPUTS("people") is True
+    assert node.VALIDATE_INPUTS(None) is True
+    assert (node.IS_CHANGED("people"), node.IS_CHANGED(None)) == ("files of people", "")
+
+
 def test_bad_rows_are_refused_before_the_graph_runs(pack):
     validate = pack.nodes["LoomStack"].VALIDATE_INPUTS
     assert validate('[{"lora": "style.safetensors"}]') is True

@@ -98,6 +98,7 @@ HOST_PACKAGES = (
 )
 
 TEST_PACKAGES = (
+    "hypothesis==6.170.15",
     "iniconfig==2.3.1",
     "nodeenv==1.12.0",
     # The JavaScript engine that pyright runs on, so that it downloads none by itself.
@@ -107,6 +108,7 @@ TEST_PACKAGES = (
     "pyright==1.1.414",
     "pytest==9.2.0",
     "ruff==0.17.6",
+    "sortedcontainers==2.4.0",
 )
 
 # Modules that an interpreter named by LOOM_PYTHON must have.
@@ -115,4 +117,4 @@ HOST_MODULES = (
     "aiohttp", "yaml", "PIL", "tqdm", "psutil", "alembic", "sqlalchemy", "av", "requests",
     "comfyui_frontend_package", "websocket",
 )  # fmt: skip
-TEST_MODULES = ("pytest", "ruff", "pyright", "playwright")
+TEST_MODULES = ("pytest", "hypothesis", "ruff", "pyright", "playwright")
