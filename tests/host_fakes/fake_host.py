@@ -269,6 +269,7 @@ def modules() -> dict[str, types.ModuleType]:
     wraps = ("OUTER_SAMPLE", "APPLY_MODEL", "CALC_COND_BATCH", "PREPARE_SAMPLING")
     made = {
         "comfy": module("comfy"),
+        "comfy.model_management": module("comfy.model_management"),
         "comfy.utils": module("comfy.utils", get_attr=get_attr),
         "comfy.lora": module("comfy.lora", model_lora_keys_unet=key_map),
         "comfy.model_base": module("comfy.model_base", HunyuanVideo=type("HunyuanVideo", (), {})),
