@@ -6,6 +6,7 @@ from typing import Any
 
 from ..lora_core.host.scheduling import schedule_stack
 from ..lora_core.stack.schedule import PRESETS
+from ..lora_core.stack.schedulerows import COMBINE
 from . import _spec
 
 _SCHEDULE_TOOLTIP = (
@@ -13,12 +14,17 @@ _SCHEDULE_TOOLTIP = (
     "step numbers where one is above 1. 50% is half of the row's own strength. start=5:stop=10 keeps it off outside of "
     "these steps; curve=linear, step or cosine. Empty takes the row's schedule away."
 )
+_COMBINE_TOOLTIP = (
+    "sum: all rows act at once. switch: the rows take turns, each for the given number of steps (LoRA Switch). composite: "
+    "the model runs once a row and the predictions are averaged (LoRA Composite); as many times slower. Needs row 0."
+)
 
 
 class LoomSchedule:
     DESCRIPTION = (
-        "Lets the strength of a LoRA follow the sampling: in late, out early, or along keyframes. It goes on top of block "
-        "strengths and acts on MODEL; the LoRAs then run live, so that no step loads anything."
+        "Lets the strength of a LoRA follow the sampling: in late, out early, along keyframes, in turns with the other rows "
+        "or averaged with them. It goes on top of block strengths and acts on MODEL; the LoRAs then run live, so that no "
+        "step loads anything."
     )
     CATEGORY = _spec.CATEGORY
     SEARCH_ALIASES = [
@@ -48,6 +54,12 @@ class LoomSchedule:
             "max": 1000,
             "tooltip": "For how many steps the report and the chart are made. The sampler's own count is what acts.",
         }
+        turn = {
+            "default": 1,
+            "min": 1,
+            "max": 1000,
+            "tooltip": "For switch: how many steps a row acts before the next one does.",
+        }
         return {
             "required": {
                 "lora_stack": ("LORA_STACK", {"tooltip": "The rows to give a schedule to."}),
@@ -55,13 +67,24 @@ class LoomSchedule:
                 "row": ("INT", row),
                 "preset_curve": (["none", *PRESETS], preset),
                 "steps": ("INT", steps),
-            }
+            },
+            "optional": {
+                "combine": _spec.choice(COMBINE, _COMBINE_TOOLTIP),
+                "turn_steps": ("INT", turn),
+            },
         }
 
     def schedule(
-        self, lora_stack: Any, schedule: str, row: int, preset_curve: str, steps: int
+        self,
+        lora_stack: Any,
+        schedule: str,
+        row: int,
+        preset_curve: str,
+        steps: int,
+        combine: str = "sum",
+        turn_steps: int = 1,
     ) -> dict[str, Any]:
-        done = schedule_stack(lora_stack, schedule, row, preset_curve, steps)
+        done = schedule_stack(lora_stack, schedule, row, preset_curve, steps, combine, turn_steps)
         return _spec.shown(done.report, done.stack, done.report, done.images)
 
 

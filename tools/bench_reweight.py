@@ -15,27 +15,19 @@ from typing import Any
 
 import torch
 
-from tools.bench_stack import (  # first: it says the device before the host is imported
+from tools.bench_models import (  # first: it says the device before the host is imported
     DTYPES,
-    Side,
-    core_side,
-    load,
-    make_model,
-    our_side,
-    write_loras,
+    MODELS,
+    random_loras,
+    random_model,
 )
+from tools.bench_stack import Side, core_side, load, our_side
 from tools.benching import BenchRow, interleaved, median_row, publish, seconds
 
 # isort: split
 import comfy.model_management
 import folder_paths
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
-
-MODELS: dict[str, dict[str, Any]] = {
-    "sd15": {},
-    # To see that the benchmark runs; its figures say nothing.
-    "tiny": {"model_channels": 32, "num_heads": 4},
-}
 
 
 def prepared(model: Any) -> None:
@@ -79,7 +71,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side per case")
     parser.add_argument("--counts", type=int, nargs="*", default=[1, 4, 8], help="LoRAs")
     parser.add_argument("--ranks", type=int, nargs="*", default=[16, 32, 128])
-    parser.add_argument("--dtypes", nargs="*", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="*", default=["fp16", "fp32"], choices=list(DTYPES))
     parser.add_argument("--models", nargs="*", default=["sd15"], choices=list(MODELS))
     options = parser.parse_args()
     rows: list[BenchRow] = []
@@ -87,9 +79,9 @@ def main() -> int:
         folder_paths.add_model_folder_path("loras", folder)
         for name in options.models:
             for dtype in options.dtypes:
-                model = make_model(DTYPES[dtype], **MODELS[name])
+                model = random_model(name, DTYPES[dtype])
                 for rank in options.ranks:
-                    names = write_loras(model, Path(folder), max(options.counts), rank)
+                    names = random_loras(model, name, Path(folder), max(options.counts), rank)
                     for count in options.counts:
                         case = f"{dtype} N={count} r{rank} {name}"
                         print(f"reweight {case} ...", flush=True)

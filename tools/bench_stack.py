@@ -22,17 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy.cli_args import args as host_args
 
-host_args.cpu = not torch.cuda.is_available()
-
-import comfy.model_management  # noqa: E402
-import comfy.model_patcher  # noqa: E402
-import comfy.supported_models  # noqa: E402
-import folder_paths  # noqa: E402
-import safetensors.torch  # noqa: E402
-
-from tools.benching import (  # noqa: E402
+from tools.bench_models import (  # first: it says the device before the host is imported
+    ALPHA,
+    MODELS,
+    is_adapted,
+    random_loras,
+    random_model,
+)
+from tools.benching import (
     BenchRow,
     interleaved,
     median_row,
@@ -42,74 +40,25 @@ from tools.benching import (  # noqa: E402
     seconds,
 )
 
+# isort: split
+import comfy.model_management
+import folder_paths
+import safetensors.torch
+
 # By name: a checker that sees our own `nodes` first would look for LoraLoader there.
 host_nodes: Any = importlib.import_module("nodes")
 
 RANK = 32
-ALPHA = 16.0
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-_SD15 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "adm_in_channels": None,
-    "use_temporal_attention": False,
-    "legacy": False,
-}
 
 
-def make_model(dtype: torch.dtype, **settings: Any) -> comfy.model_patcher.ModelPatcher:
-    """The real SD1.5 UNet (860 M parameters) with seeded random weights. settings: what differs from it."""
-    config = comfy.supported_models.SD15(_SD15 | settings)
-    config.set_inference_dtype(dtype, None)
-    inner = config.get_model({}, device=torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    for parameter in inner.diffusion_model.parameters():
-        parameter.requires_grad_(False)
-        parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.03).to(dtype)
-    load = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(
-        inner, load_device=load, offload_device=torch.device("cpu")
-    )
+def make_model(dtype: torch.dtype) -> Any:
+    """The real SD1.5 UNet (860 M parameters)."""
+    return random_model("sd15", dtype)
 
 
-def write_loras(model: Any, folder: Path, count: int, rank: int = RANK) -> list[str]:
-    """`count` LoRAs in kohya naming for the attention and feed-forward layers, as most trainers make them."""
-    shapes = {k: tuple(v.shape) for k, v in model.model.state_dict().items()}
-    adapted = {k: s for k, s in shapes.items() if k.endswith(".weight") and _is_adapted(k, s)}
-    for index in range(count):
-        generator = torch.Generator().manual_seed(100 + index)
-        tensors = {}
-        for key, shape in adapted.items():
-            name = "lora_unet_" + key[len("diffusion_model.") : -len(".weight")].replace(".", "_")
-            ones = (1,) * (len(shape) - 2)
-            tensors[f"{name}.lora_up.weight"] = (
-                torch.randn(shape[0], rank, *ones, generator=generator) * 0.02
-            )
-            tensors[f"{name}.lora_down.weight"] = (
-                torch.randn(rank, *shape[1:], generator=generator) * 0.02
-            )
-            tensors[f"{name}.alpha"] = torch.tensor(ALPHA)
-        safetensors.torch.save_file(
-            {k: v.half() for k, v in tensors.items()}, folder / f"lora_{index}.safetensors"
-        )
-    return [f"lora_{index}.safetensors" for index in range(count)]
-
-
-def _is_adapted(key: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) >= 2 and (
-        "transformer_blocks" in key or ".proj_in." in key or ".proj_out." in key
-    )
+def write_loras(model: Any, folder: Path, count: int) -> list[str]:
+    return random_loras(model, "sd15", folder, count, RANK)
 
 
 @dataclass(frozen=True)
@@ -224,7 +173,7 @@ def _error(case: str, model: Any, ours: Side, core: Side, names: list[str]) -> B
     keys = [
         k
         for k in state
-        if k.endswith(".weight") and _is_adapted(k, tuple(state[k].shape)) and _has(k, files[0])
+        if is_adapted(k, tuple(state[k].shape), MODELS["sd15"].adapted) and _has(k, files[0])
     ]
     sample = keys[:: max(1, len(keys) // 24)]
     exact = {key: _exact(key, state[key], files) for key in sample}

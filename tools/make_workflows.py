@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from tools import workflow_live
 from tools import workflow_parts as parts
 from tools.workflow_graph import Graph
 from tools.workflow_parts import Models
@@ -284,6 +285,8 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "prompt_tags": prompt_tags,
     "block_strengths": block_strengths,
     "scheduled_style": scheduled_style,
+    "lora_switch": workflow_live.lora_switch,
+    "character_on_the_left": workflow_live.character_on_the_left,
     "merge_and_save": merge_and_save,
     "share_a_workflow": share_a_workflow,
 }

@@ -117,11 +117,25 @@ def picture(
         [("clip", "CLIP", clip), *linked],
         [prompt if isinstance(prompt, str) else ""],
     )
+    sampled(graph, models, model, clip, vae, (positive, 0), prefix, left)
+
+
+def sampled(
+    graph: Graph,
+    models: Models,
+    model: tuple[int, int],
+    clip: tuple[int, int],
+    vae: tuple[int, int],
+    positive: tuple[int, int],
+    prefix: str,
+    left: int,
+) -> None:
+    """All of `picture` behind its positive prompt."""
     negative = graph.add(
         "CLIPTextEncode",
         (left, 290),
         (340, 120),
-        conditioning,
+        [("CONDITIONING", "CONDITIONING")],
         [("clip", "CLIP", clip)],
         [models.negative],
     )
@@ -139,7 +153,7 @@ def picture(
         [("LATENT", "LATENT")],
         [
             ("model", "MODEL", model),
-            ("positive", "CONDITIONING", (positive, 0)),
+            ("positive", "CONDITIONING", positive),
             ("negative", "CONDITIONING", (negative, 0)),
             ("latent_image", "LATENT", (latent, 0)),
         ],

@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import uuid
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.utils
 import torch
-from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
+from comfy.patcher_extension import CallbacksMP, PatcherInjection
 
 from ..live.bank import Bank, Layer, make_bank
 from ..live.mode import ModelTraits
 from ..live.plan import LivePlan
-from ..live.progress import step_of, strength_table
 from ..live.side import add_convolved, add_linear
-from ..stack.schedule import Schedule
 from ..targets import TargetMap
+from .live_run import wrap
+from .live_state import LiveRow, LiveStack, Loaded
 
 # The banks of the last stacks put on a model, so that a change of strengths makes no factors again.
 _KEPT_BANKS = 2
 _banks: WeakKeyDictionary[torch.nn.Module, list[tuple[Any, Bank]]] = WeakKeyDictionary()
-
-# Places of apply_model's arguments: (x, t, c_concat, c_crossattn, control, transformer_options).
-_TIMESTEP, _OPTIONS = 1, 5
-
-
-@dataclass
-class _Loaded:
-    """What one inner model carries: hooks to take off again, and the strength vector that they read."""
-
-    strengths: torch.Tensor
-    hooks: list[Any] = field(default_factory=list)
-    watch: Any = None
-    sigmas: torch.Tensor | None = None
-    table: torch.Tensor | None = None
-
-
-@dataclass
-class LiveStack:
-    """One application of a stack. rows: a strength for each row; schedules: for each row, None where it is constant.
-
-    Shared by all clones of the patcher that it was put on. loaded: the inner models that carry it right now.
-    """
-
-    bank: Bank
-    rows: tuple[float, ...]
-    schedules: tuple[Schedule | None, ...]
-    key: str = field(default_factory=lambda: f"loom_live_{uuid.uuid4().hex}")
-    loaded: WeakKeyDictionary[torch.nn.Module, _Loaded] = field(default_factory=WeakKeyDictionary)
-    running: int = 0
-
-    @property
-    def scheduled(self) -> bool:
-        return any(schedule is not None for schedule in self.schedules)
 
 
 def traits_of(model: Any) -> ModelTraits:
@@ -94,19 +59,13 @@ def why_not_live(model: Any) -> Callable[[str], str | None]:
     return why
 
 
-def apply_live(
-    model: Any,
-    found: LivePlan,
-    targets: TargetMap,
-    rows: Sequence[float],
-    schedules: Sequence[Schedule | None],
-) -> Any:
+def apply_live(model: Any, found: LivePlan, targets: TargetMap, rows: Sequence[LiveRow]) -> Any:
     """A clone of MODEL with the plan's layers on as side paths; what came in is not changed.
 
-    rows: the model strength of each row of the stack; schedules: its schedule or None. No patch is added, so that the
-    host loads nothing anew.
+    rows: those of the stack, with their model strengths. No patch is added, so that the host loads nothing anew.
+    Raises StackError where the rows' schedules do not go together.
     """
-    stack = LiveStack(_bank(model.model, found, targets), tuple(rows), tuple(schedules))
+    stack = LiveStack(_bank(model.model, found, targets), tuple(rows))
     clone = model.clone()
     clone.set_injections(
         stack.key,
@@ -122,9 +81,7 @@ def apply_live(
     clone.add_callback_with_key(
         CallbacksMP.ON_DETACH, stack.key, lambda _, whole: stack.bank.release() if whole else None
     )
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, stack.key, _cleaning(stack))
-    if stack.scheduled:
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, stack.key, _following(stack))
+    wrap(clone, stack, lambda: _clean(stack))
     return clone
 
 
@@ -148,11 +105,10 @@ def _inject(stack: LiveStack, patcher: Any) -> None:
     """Put the side paths onto the patcher's inner model; done twice it is done once."""
     _eject(stack, patcher)
     inner = patcher.model
-    vector = stack.bank.strengths(stack.rows).to(patcher.load_device)
-    loaded = stack.loaded[inner] = _Loaded(vector)
+    loaded = stack.loaded[inner] = Loaded(stack.first_strengths().to(patcher.load_device))
     for layer in stack.bank.layers:
         module = _module(inner, layer.key.removesuffix(".weight"))
-        hook = _side_hook(stack.bank, layer, vector[layer.ranks])
+        hook = _side_hook(stack.bank, layer, loaded)
         loaded.hooks.append(module.register_forward_hook(hook))
     # A patcher that is dropped while it is loaded is never asked to take anything off.
     loaded.watch = weakref.finalize(patcher, _remove, loaded.hooks)
@@ -176,54 +132,20 @@ def _ensure(stack: LiveStack, patcher: Any) -> None:
         _inject(stack, patcher)
 
 
-def _cleaning(stack: LiveStack) -> Callable[..., Any]:
-    """Around a whole sampling: whatever ends it, error and interrupt included, the side paths come off."""
-
-    def sample(executor: Any, *arguments: Any, **named: Any) -> Any:
-        stack.running += 1
-        try:
-            return executor(*arguments, **named)
-        finally:
-            stack.running -= 1
-            if stack.running == 0:
-                for loaded in list(stack.loaded.values()):
-                    loaded.watch.detach()
-                    _remove(loaded.hooks)
-                stack.loaded.clear()
-
-    return sample
+def _clean(stack: LiveStack) -> None:
+    for loaded in list(stack.loaded.values()):
+        loaded.watch.detach()
+        _remove(loaded.hooks)
+    stack.loaded.clear()
 
 
-def _following(stack: LiveStack) -> Callable[..., Any]:
-    """Around every call of the model: set the strengths of the step that it belongs to."""
+def _side_hook(bank: Bank, layer: Layer, loaded: Loaded) -> Callable[..., torch.Tensor]:
+    own = loaded.strengths[layer.ranks]
 
-    def call(executor: Any, *arguments: Any, **named: Any) -> Any:
-        options = (
-            named["transformer_options"] if "transformer_options" in named else arguments[_OPTIONS]
-        )
-        loaded = stack.loaded.get(executor.class_obj)
-        sigmas = options.get("sample_sigmas")
-        if loaded is not None and sigmas is not None:
-            _set_step(stack, loaded, options.get("sigmas", arguments[_TIMESTEP]), sigmas)
-        return executor(*arguments, **named)
-
-    return call
-
-
-def _set_step(stack: LiveStack, loaded: _Loaded, sigma: torch.Tensor, sigmas: torch.Tensor) -> None:
-    """Write the strengths of a step into the vector that the layers read, without waiting for the device."""
-    if loaded.table is None or loaded.sigmas is not sigmas:
-        table = strength_table(stack.rows, stack.schedules, sigmas.shape[0] - 1)
-        by_rank = torch.stack([stack.bank.strengths(row) for row in table.tolist()])
-        loaded.sigmas, loaded.table = sigmas, by_rank.to(loaded.strengths.device)
-    step = step_of(sigma.flatten()[0].to(loaded.strengths.device), sigmas)
-    loaded.strengths.copy_(loaded.table.index_select(0, step.reshape(1))[0])
-
-
-def _side_hook(bank: Bank, layer: Layer, strengths: torch.Tensor) -> Callable[..., torch.Tensor]:
     def add(module: Any, arguments: tuple[Any, ...], out: torch.Tensor) -> torch.Tensor:
         x = arguments[0]
         factors = bank.factors(layer, out.device, out.dtype)
+        strengths = own if loaded.by_part is None else loaded.by_part[:, layer.ranks]
         if len(layer.shape) == 2:
             return add_linear(out, x, factors, strengths)
         return add_convolved(

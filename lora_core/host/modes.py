@@ -11,6 +11,7 @@ from ..live.plan import LivePlan, plan
 from ..resolve import PartPatches, ResolvedPatches
 from ..stack.rows import StackRow
 from .live import apply_live, traits_of, why_not_live
+from .live_state import live_row
 from .patching import apply_patches
 from .targets import model_targets
 
@@ -35,19 +36,20 @@ def apply_in_mode(
     if model is None:
         return Done(*apply_patches(model, clip, resolved))
     scheduled = [row.name for row in rows if row.schedule and row.model != 0]
-    choice = choose(mode, scheduled, traits_of(model))
+    regional = [row.name for row in rows if row.regions and row.model != 0]
+    choice = choose(mode, scheduled, traits_of(model), regional)
     if not resolved.model.terms:
         return Done(*apply_patches(model, clip, resolved))
     if not choice.live:
         how = f"MODEL: baked into the weights ({choice.why})"
         alerts = [f"{name}: its schedule has no effect, the mode is baked" for name in scheduled]
+        alerts += [f"{name}: its region has no effect, the mode is baked" for name in regional]
         return Done(*apply_patches(model, clip, resolved), (how,), tuple(alerts))
     found = plan(resolved.model, why_not_live(model))
     new_model, new_clip = apply_patches(model, clip, replace(resolved, model=found.baked))
     if found.layers:
-        strengths, timelines = [row.model for row in rows], [row.timeline for row in rows]
-        new_model = apply_live(new_model, found, model_targets(model), strengths, timelines)
-    return Done(new_model, new_clip, _how(found, choice.why), _without_schedule(found, rows))
+        new_model = apply_live(new_model, found, model_targets(model), [live_row(r) for r in rows])
+    return Done(new_model, new_clip, _how(found, choice.why), _left_out(found, rows))
 
 
 def _how(found: LivePlan, why: str) -> tuple[str, ...]:
@@ -63,14 +65,19 @@ def _how(found: LivePlan, why: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _without_schedule(found: LivePlan, rows: Sequence[StackRow]) -> tuple[str, ...]:
-    """The rows with a schedule that have something in the weights, where strengths stay as they are."""
+def _left_out(found: LivePlan, rows: Sequence[StackRow]) -> tuple[str, ...]:
+    """The rows with a schedule or a region that have something in the weights, where strengths stay as they are."""
     counts = _terms_by_row(found.baked)
-    return tuple(
-        f"{row.name}: {counts[number]} of its weights cannot follow the schedule and stay at {row.model:g}"
-        for number, row in enumerate(rows)
-        if row.schedule and counts.get(number)
-    )
+    said = []
+    for number, row in enumerate(rows):
+        count = counts.get(number)
+        if count and row.schedule:
+            said.append(
+                f"{row.name}: {count} of its weights cannot follow the schedule and stay at {row.model:g}"
+            )
+        if count and row.regions:
+            said.append(f"{row.name}: {count} of its weights act everywhere, not in its region")
+    return tuple(said)
 
 
 def _terms_by_row(patches: PartPatches) -> dict[int, int]:

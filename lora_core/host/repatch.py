@@ -3,25 +3,39 @@
 The host unloads and loads a whole model when its patches change. Where only the patches of the same weights changed and the
 model is loaded in full, each weight is made anew by the host's own function from the copy that the host keeps: the bits
 are those of a fresh load, and the weights stay at their addresses. In every other case the host's way is left alone.
+The host keeps its copies in main memory; for a model on a GPU the touched ones are kept there too while memory is plenty.
 """
 
 from __future__ import annotations
 
 import uuid
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import get_key_weight
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 _KEY = "loom_repatch"
+
+# Inner model -> weight name -> (the host's copy, the same on the device). They leave when the host unloads the model.
+_near: WeakKeyDictionary[torch.nn.Module, dict[str, tuple[torch.Tensor, torch.Tensor]]] = (
+    WeakKeyDictionary()
+)
 
 
 def follow_changes(patcher: Any) -> None:
     """Let a MODEL write a change of patches in place, right before the host would load it for sampling."""
     if not patcher.wrappers.get(WrappersMP.PREPARE_SAMPLING, {}).get(_KEY):
         patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _prepare)
+        patcher.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, _release)
+
+
+def _release(patcher: Any, whole: bool) -> None:
+    if whole:
+        _near.pop(patcher.model, None)
 
 
 def _prepare(executor: Any, model: Any, *arguments: Any, **named: Any) -> Any:
@@ -48,10 +62,30 @@ def repatch(model: Any) -> bool:
 def _rewrite(model: Any, key: str) -> None:
     """One weight by the host's own function from its pristine copy, into the memory that it has."""
     live = comfy.utils.get_attr(model.model, key)
-    comfy.utils.set_attr_param(model.model, key, model.backup[key].weight)
+    comfy.utils.set_attr_param(model.model, key, _pristine(model, key))
     model.patch_weight_to_device(key, device_to=model.load_device)
     live.data.copy_(comfy.utils.get_attr(model.model, key))
     comfy.utils.set_attr_param(model.model, key, live.data)
+
+
+def _pristine(model: Any, key: str) -> torch.Tensor:
+    """The weight without patches: the host's copy, or the same bits nearer to where they are needed."""
+    kept = model.backup[key].weight
+    if kept.device == torch.device(model.load_device):
+        return kept
+    near = _near.setdefault(model.model, {})
+    if key in near and near[key][0] is kept:
+        return near[key][1]
+    if not _has_room(model, kept):
+        return kept
+    near[key] = (kept, kept.to(model.load_device))
+    return near[key][1]
+
+
+def _has_room(model: Any, weight: torch.Tensor) -> bool:
+    """Whether a copy leaves what the host wants free for sampling, twice."""
+    wanted = 2 * comfy.model_management.minimum_inference_memory() + weight.nbytes
+    return comfy.model_management.get_free_memory(model.load_device) > wanted
 
 
 def _is_safe(model: Any) -> bool:

@@ -12,6 +12,7 @@ import torch
 
 from ..account import Account
 from ..adapters import AdapterFile
+from ..errors import LoraFileError
 from ..files.bases import base_of
 from ..files.facts import LoraFacts, gather_of
 from ..files.finding import Found, Undecided

@@ -83,9 +83,13 @@ class Bank:
         """Free what lies on a device; it is made again at the next use."""
         self.ready.clear()
 
-    def strengths(self, rows: Sequence[float]) -> torch.Tensor:
-        """One strength for each rank, float32, on the CPU. rows: a strength for each row of the stack."""
-        return torch.tensor(list(rows), dtype=torch.float32)[self.rows] * self.scales
+    def strengths(self, rows: Sequence[float] | torch.Tensor) -> torch.Tensor:
+        """(..., ranks) float32 on the CPU. rows: (..., rows), a strength for each row of the stack."""
+        return torch.as_tensor(rows, dtype=torch.float32)[..., self.rows] * self.scales
+
+    def by_rank(self, rows: torch.Tensor) -> torch.Tensor:
+        """(ranks,) on the CPU: for each rank the number of its row. rows: (rows,)."""
+        return rows[self.rows]
 
 
 def make_bank(found: LivePlan, shapes: Mapping[str, tuple[int, ...]]) -> Bank:

@@ -26,14 +26,21 @@ class Choice:
     why: str
 
 
-def choose(mode: str, scheduled: Sequence[str], traits: ModelTraits) -> Choice:
-    """The mode for a MODEL. scheduled: names of the rows with a schedule. Raises StackError for another mode."""
+def choose(
+    mode: str, scheduled: Sequence[str], traits: ModelTraits, regional: Sequence[str] = ()
+) -> Choice:
+    """The mode for a MODEL. Raises StackError for another mode.
+
+    scheduled, regional: names of the rows with a schedule, and of those that act for one conditioning only.
+    """
     if mode not in MODES:
         raise StackError(f"No mode '{mode}'; choose one of {', '.join(MODES)}.")
     if mode != "auto":
         return Choice(mode == "live", "as chosen")
     if scheduled:
         return Choice(True, f"{', '.join(scheduled)}: strengths that follow the steps")
+    if regional:
+        return Choice(True, f"{', '.join(regional)}: for one conditioning only")
     if traits.quantised:
         return Choice(True, "the model's weights are quantised, and live leaves them untouched")
     if traits.dynamic:

@@ -36,3 +36,12 @@ def strength_table(
         ],
         dtype=torch.float32,
     )
+
+
+def acting(regions: Sequence[Sequence[str]], here: Sequence[str]) -> torch.Tensor:
+    """(rows,) float32: 1 for the rows that act on a conditioning, 0 for the others.
+
+    regions: for each row the regions that it is kept to, empty for a row that acts everywhere; here: the regions of
+    the conditioning.
+    """
+    return torch.tensor([float(not own or bool(set(own) & set(here))) for own in regions])

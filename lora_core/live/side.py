@@ -17,10 +17,14 @@ def add_linear(
 ) -> torch.Tensor:
     """out (..., out) plus the side path of x (..., in). Changed in place where its memory allows.
 
-    strengths: (ranks,) float32; the products are in out's dtype, the strengths are multiplied in float32.
+    strengths: (ranks,) float32, or (parts, ranks) for equal parts of the batch, one after another; the products are in
+    out's dtype, the strengths are multiplied in float32.
     """
     hidden = torch.nn.functional.linear(x.to(out.dtype).reshape(-1, x.shape[-1]), factors.down)
-    hidden.mul_(strengths)
+    if strengths.dim() == 1:
+        hidden.mul_(strengths)
+    else:
+        hidden.view(strengths.shape[0], -1, hidden.shape[1]).mul_(strengths.unsqueeze(1))
     whole = out if out.is_contiguous() else out.contiguous()
     rows = whole.view(-1, whole.shape[-1])
     for part in factors.ups:
@@ -36,12 +40,18 @@ def add_convolved(
     strengths: torch.Tensor,
     convolve: Convolve,
 ) -> torch.Tensor:
-    """out (batch, out, *space) plus the side path of x (batch, in, *space); without a batch dimension too."""
+    """out (batch, out, *space) plus the side path of x (batch, in, *space); without a batch dimension too.
+
+    strengths: as in add_linear; by parts only with a batch dimension.
+    """
     space = factors.down.dim() - 2
     batched = out.dim() == space + 2
     whole = (out if batched else out.unsqueeze(0)).contiguous()
     hidden = convolve(x if batched else x.unsqueeze(0), factors.down.to(x.dtype))
-    hidden = hidden.mul_(strengths.view(-1, *(1,) * space)).flatten(2)
+    hidden = hidden.flatten(2)
+    parts = 1 if strengths.dim() == 1 else strengths.shape[0]
+    each = hidden.view(parts, -1, *hidden.shape[1:])
+    each.mul_(strengths.view(parts, 1, -1, 1))
     flat = whole.view(whole.shape[0], whole.shape[1], -1)
     for part in factors.ups:
         ranks = hidden.narrow(1, part.first, part.up.shape[1])

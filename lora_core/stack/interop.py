@@ -43,6 +43,7 @@ def _extras(stack: LoraStack) -> str:
     carried = {
         "block strengths": any(row.blocks for row in stack.rows),
         "schedules": any(row.schedule for row in stack.rows),
+        "regions": any(row.regions for row in stack.rows),
         "the choice of trigger words": any(row.words is not None for row in stack.rows),
     }
     return " and ".join(name for name, there in carried.items() if there)

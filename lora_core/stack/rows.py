@@ -26,6 +26,7 @@ class StackRow:
     blocks: strengths of single blocks in the block language (blocks.py), as the user wrote it; "" leaves all at 1.
     words: the trigger words that the user chose; None: all that the file names, (): none.
     schedule: the strength over the sampling, as the user wrote it ("0@0,1@0.5" or "start=5:stop=10"); "": constant.
+    regions: marks of the conditionings (Loom Region) for which alone the row acts on MODEL; (): for all.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StackRow:
     words: tuple[str, ...] | None = None
     schedule: str = ""
     size: int | None = None
+    regions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("model", "clip"):

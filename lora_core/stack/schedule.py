@@ -4,6 +4,10 @@ Keyframes stand between commas, "value@position", as loractl writes them: "0@0,1
 the middle and stays there. Positions are shares of the steps where all of them are 1 or less, else step numbers. A value
 is a strength; with "%" it is a share of the row's own. After a colon come keywords: curve=linear, step or cosine says how
 values between keyframes are found; start=5 and stop=10 (or step=5-10) keep the row off before and from there on.
+
+Rows that share one sampling (arXiv 2402.16843): turn=1/3 and every=2 let a row act in the first two of every six steps, the
+next row (turn=2/3) in the next two (LoRA Switch); composite=1/3 lets it act in the first of three calls of the model, whose
+predictions are averaged (LoRA Composite).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from ..errors import StackError
 
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FRAME = re.compile(rf"\s*([+-]?{_NUMBER})\s*(%?)\s*(?:@\s*({_NUMBER})\s*)?")
+_TURN = re.compile(r"([1-9]\d{0,3})\s*/\s*([1-9]\d{0,3})")
 _SPAN = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})")
 _EXAMPLE = "Write for example 0@0,1@0.5 or start=0.2:stop=0.8."
 
@@ -48,10 +53,20 @@ class Keyframe:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A row's place among rows that share the sampling: number (1 is the first) of count."""
+
+    number: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Schedule:
     """frames: in order of position. in_steps: positions of frames are step numbers, not shares of the steps.
 
     start, stop: positions between which the row acts, each a share where it is below 1 and a step number from 1 on.
+    turn, every: rows take turns, each for `every` steps. composite: the one of several averaged model calls in which the
+    row acts.
     """
 
     frames: tuple[Keyframe, ...] = ()
@@ -59,6 +74,9 @@ class Schedule:
     in_steps: bool = False
     start: float | None = None
     stop: float | None = None
+    turn: Turn | None = None
+    every: int = 1
+    composite: Turn | None = None
 
     def strength(self, own: float, step: int, steps: int) -> float:
         """The strength in a step (0 is the first) of `steps`, for a row whose own strength is `own`.
@@ -68,6 +86,8 @@ class Schedule:
         if self.start is not None and step < _first_step(self.start, steps):
             return 0.0
         if self.stop is not None and step >= _first_step(self.stop, steps):
+            return 0.0
+        if self.turn is not None and step // self.every % self.turn.count != self.turn.number - 1:
             return 0.0
         return self._value(own, float(step) if self.in_steps else step / max(steps, 1))
 
@@ -98,11 +118,19 @@ def read_schedule(text: str) -> Schedule | None:
     curve = keywords.get("curve", "linear")
     if curve not in CURVES:
         raise StackError(f"Schedule '{text}': no curve '{curve}'; choose of {', '.join(CURVES)}.")
+    turn, composite = (_turn(keywords.get(name), text) for name in ("turn", "composite"))
+    if turn is not None and composite is not None:
+        raise StackError(f"Schedule '{text}': a row takes turns or is averaged, not both.")
+    if turn is None and "every" in keywords:
+        raise StackError(f"Schedule '{text}': every= needs turn=, for example turn=1/2:every=2.")
     return Schedule(
         found,
         curve,
         any(frame.position > 1 for frame in found),
         *(_position(keywords.get(name), text) for name in ("start", "stop")),
+        turn,
+        _every(keywords.get("every", "1"), text),
+        composite,
     )
 
 
@@ -115,9 +143,10 @@ def _keyword(part: str, text: str) -> dict[str, str]:
     name, _, value = (side.strip().lower() for side in part.partition("="))
     if name == "step" and (span := _SPAN.fullmatch(value)) is not None:
         return {"start": span[1], "stop": span[2]}
-    if name not in ("start", "stop", "curve"):
+    if name not in ("start", "stop", "curve", "turn", "every", "composite"):
         raise StackError(
-            f"Schedule '{text}': '{part}' is not understood. Known are start=, stop=, step=5-10 and curve=."
+            f"Schedule '{text}': '{part}' is not understood. Known are start=, stop=, step=5-10, curve=, turn=1/2, "
+            "every=1 and composite=1/2."
         )
     return {name: value}
 
@@ -147,3 +176,18 @@ def _position(value: str | None, text: str) -> float | None:
     if not 0 <= position < math.inf:
         raise StackError(f"Schedule '{text}': '{value}' is no step and no share. {_EXAMPLE}")
     return position
+
+
+def _turn(value: str | None, text: str) -> Turn | None:
+    if value is None:
+        return None
+    match = _TURN.fullmatch(value)
+    if match is None or int(match[1]) > int(match[2]):
+        raise StackError(f"Schedule '{text}': '{value}' is no turn. Write for example 1/2 or 2/2.")
+    return Turn(int(match[1]), int(match[2]))
+
+
+def _every(value: str, text: str) -> int:
+    if not value.isascii() or not value.isdigit() or not 0 < int(value) < 10_000:
+        raise StackError(f"Schedule '{text}': every={value} is no number of steps from 1 on.")
+    return int(value)

@@ -18,6 +18,7 @@ from lora_core.errors import StackError
 from lora_core.live.bank import make_bank
 from lora_core.live.mode import ModelTraits, choose
 from lora_core.live.plan import exact_factors, exact_rank, plan
+from lora_core.live.progress import acting
 from lora_core.live.side import add_convolved, add_linear
 from lora_core.resolve import PartPatches, Term
 from lora_core.targets import Target
@@ -142,6 +143,42 @@ def test_slices_of_a_fused_weight_are_fed_where_they_belong():
     torch.testing.assert_close(side, x @ baked(patches, (24, 10)).T)
 
 
+def test_parts_of_a_batch_have_strengths_of_their_own():
+    patches = PartPatches(mixed(32, (8, 3, 3)))
+    bank = all_live(patches, (32, 8, 3, 3))
+    (layer,) = bank.layers
+    factors = bank.factors(layer, torch.device("cpu"), torch.float32)
+    one, two = bank.strengths([1, 0, 0.5]), bank.strengths([0, -1, 0])
+    x = noise(6, 8, 5, 5)
+
+    def side(x: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(x.shape[0], 32, 5, 5)
+        return add_convolved(
+            out, x, factors, strengths, lambda x, w: functional.conv2d(x, w, padding=1)
+        )
+
+    found = side(x, torch.stack([one, two, one]))
+    expected = torch.cat([side(x[:2], one), side(x[2:4], two), side(x[4:], one)])
+    torch.testing.assert_close(found, expected)
+    flat = PartPatches(mixed(32, (40,)))
+    bank = all_live(flat, (32, 40))
+    factors = bank.factors(bank.layers[0], torch.device("cpu"), torch.float32)
+    one, two = bank.strengths([1, 0, 0.5]), bank.strengths([0, -1, 0])
+    x, out = noise(4, 5, 40), torch.zeros(4, 5, 32)
+    found = add_linear(out.clone(), x, factors, torch.stack([one, two]))
+    expected = [
+        add_linear(out[:2].clone(), x[i : i + 2], factors, s) for i, s in ((0, one), (2, two))
+    ]
+    torch.testing.assert_close(found, torch.cat(expected))
+
+
+def test_rows_of_a_region_act_on_its_conditioning_only():
+    regions = [(), ("left",), ("left", "right")]
+    assert acting(regions, ()).tolist() == [1, 0, 0]
+    assert acting(regions, ("left",)).tolist() == [1, 1, 1]
+    assert acting(regions, ("right", "sky")).tolist() == [1, 0, 1]
+
+
 def test_an_output_that_is_not_contiguous_gets_its_side_path_too():
     patches = PartPatches(mixed(32, (40,)))
     bank = all_live(patches, (32, 40))
@@ -223,6 +260,11 @@ def test_a_layer_that_takes_no_side_path_is_baked_with_the_hosts_reason():
 )
 def test_the_mode_follows_from_the_inputs_and_the_model(mode, scheduled, traits, live):
     assert choose(mode, scheduled, traits).live is live
+
+
+def test_a_row_for_one_conditioning_goes_live():
+    assert choose("auto", (), ModelTraits(), ["left"]).live
+    assert not choose("baked", (), ModelTraits(), ["left"]).live
 
 
 def test_an_unknown_mode_is_refused():

@@ -10,7 +10,13 @@ from lora_core.errors import StackError
 from lora_core.live.progress import step_of, strength_table
 from lora_core.stack.rows import LoraStack, StackRow
 from lora_core.stack.schedule import PRESETS, read_schedule
-from lora_core.stack.schedulerows import curve_line, curve_of, schedule_text, with_schedule
+from lora_core.stack.schedulerows import (
+    composite_calls,
+    curve_line,
+    curve_of,
+    schedule_text,
+    with_schedule,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +35,10 @@ from lora_core.stack.schedulerows import curve_line, curve_of, schedule_text, wi
         ("-1e-1@0", 2, (-0.1, -0.1)),
         ("0.3", 2, (0.3, 0.3)),
         ("0.3, 1", 2, (0.3, 0.65)),
+        ("turn=1/2", 5, (0.8, 0, 0.8, 0, 0.8)),
+        ("turn=2/3:every=2", 8, (0, 0, 0.8, 0.8, 0, 0, 0, 0)),
+        ("0%@0,100%@1:turn=2/2", 4, (0, 0.2, 0, 0.6)),
+        ("composite=2/2", 2, (0.8, 0.8)),
     ],
 )
 def test_a_text_gives_a_strength_for_each_step(text, steps, curve):
@@ -45,6 +55,11 @@ def test_a_text_gives_a_strength_for_each_step(text, steps, curve):
         ("begin=5", "'begin=5' is not understood"),
         ("start=soon", "'soon' is no step"),
         ("0@0,1@1:curve=bent", "no curve 'bent'"),
+        ("turn=3/2", "'3/2' is no turn"),
+        ("turn=0/2", "'0/2' is no turn"),
+        ("turn=1/2:every=0", "every=0 is no number of steps"),
+        ("every=2", "every= needs turn="),
+        ("turn=1/2:composite=1/2", "not both"),
     ],
 )
 def test_a_text_that_makes_no_sense_is_refused_with_the_row(text, message):
@@ -105,3 +120,44 @@ def test_the_chart_shows_every_row_and_another_curve_is_another_picture():
     first = schedule_chart(curves)
     assert first.size == (768, schedule_chart(curves[:1]).size[1] + 22)
     assert first.tobytes() != schedule_chart([curves[0], ("b", (0.0, 0.2, 2.0))]).tobytes()
+
+
+def test_switch_gives_every_row_that_acts_a_turn_and_composite_a_call():
+    stack = LoraStack((StackRow("a"), StackRow("off", 0.0), StackRow("b")))
+    switched = with_schedule(stack, "1@0", combine="switch", every=2)
+    assert [row.schedule for row in switched.rows] == [
+        "1@0:turn=1/2:every=2",
+        "1@0",
+        "1@0:turn=2/2:every=2",
+    ]
+    composed = with_schedule(stack, "", combine="composite")
+    assert [row.schedule for row in composed.rows] == ["composite=1/2", "", "composite=2/2"]
+    for arguments, message in (
+        (("", 1, "switch"), "One row alone cannot switch"),
+        (("turn=1/2", 0, "composite"), "names turns already"),
+        (("", 0, "mix"), "cannot combine as 'mix'"),
+    ):
+        with pytest.raises(StackError, match=message):
+            with_schedule(stack, *arguments)
+
+
+def test_with_one_step_a_turn_exactly_one_row_acts_in_every_step():
+    stack = with_schedule(LoraStack(tuple(map(StackRow, "abc"))), "", combine="switch")
+    curves = [curve_of(row, 7) for row in stack.rows]
+    assert [[row for row in range(3) if curves[row][step]] for step in range(7)] == [
+        [0],
+        [1],
+        [2],
+        [0],
+        [1],
+        [2],
+        [0],
+    ]
+
+
+def test_a_composite_has_a_call_for_each_place_that_a_row_has():
+    read = [read_schedule(text) for text in ("composite=1/3", "", "composite=3/3")]
+    assert composite_calls(read) == ((True, True, False), (False, True, True))
+    assert composite_calls([None, read_schedule("0@0")]) == ((True, True),)
+    with pytest.raises(StackError, match=r"disagree on how many they are \(2, 3\)"):
+        composite_calls([read_schedule("composite=1/2"), read_schedule("composite=1/3")])

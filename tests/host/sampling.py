@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
 import torch
+
+# Every sampler of the host with --full, else a part of them.
+SAMPLERS = comfy.samplers.SAMPLER_NAMES[:: 1 if os.environ.get("LOOM_FULL") else 5]
 
 LATENTS = {"SD1.5": (4, 8, 8), "SDXL": (4, 8, 8), "Flux": (16, 8, 8)}
 _CONTEXT = {"SD1.5": 768, "SDXL": 2048, "Flux": 64}

@@ -9,6 +9,7 @@ import torch
 from sampling import sampled
 from small_models import CONFIGS, kohya_lora, small_model
 
+import lora_core.host.repatch as repatch_module
 from lora_core.errors import PatchError
 from lora_core.files.parse import parse_state_dict
 from lora_core.host.patching import StackAdapter
@@ -149,3 +150,24 @@ def test_a_failure_in_the_middle_makes_the_host_load_anew(monkeypatch):
     monkeypatch.undo()
     load(weak)
     assert_same(weights(weak), expected)
+
+
+def test_pristine_copies_are_kept_on_the_device_while_there_is_room_and_leave_with_the_model(
+    monkeypatch,
+):
+    """A device that is not the copies' own, stood in for by "meta": the copy is made once and given back at the end."""
+    model = small_model("SD1.5", torch.float32)
+    patched = on(model, 0.3)
+    load(patched)
+    key = next(iter(patched.patches))
+    assert repatch_module._pristine(patched, key) is patched.backup[key].weight
+    patched.load_device = torch.device("meta")
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 0)
+    assert repatch_module._pristine(patched, key) is patched.backup[key].weight
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1 << 60)
+    near = repatch_module._pristine(patched, key)
+    assert near.device.type == "meta"
+    assert repatch_module._pristine(patched, key) is near
+    patched.load_device = torch.device("cpu")
+    patched.detach()
+    assert model.model not in repatch_module._near

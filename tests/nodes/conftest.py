@@ -120,8 +120,15 @@ def _fake_host(
         applied.append((lora_stack, schedule, row, *rest))
         return types.SimpleNamespace(stack=list(lora_stack), report="said", images="drawn")
 
+    def region_stack(lora_stack: Any, positive: Any, row: int, negative: Any, *rest: Any) -> Any:
+        applied.append((lora_stack, positive, row, negative, *rest))
+        return types.SimpleNamespace(
+            stack=list(lora_stack), positive=["positive"], negative=negative, report="said"
+        )
+
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
+        "regioning": {"region_stack": region_stack},
         "blocking": {"block_stack": block_stack},
         "datasets": _fake_datasets(errors, made),
         "messages": {"stop_with": Stop},

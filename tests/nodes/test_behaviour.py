@@ -309,5 +309,17 @@ def test_the_mode_goes_to_the_model_and_a_schedule_to_its_rows(pack):
     pack.nodes["LoomStack"]().stack("[]", "model", mode="baked")
     assert pack.applied[-1][-1] == "baked"
     done = pack.nodes["LoomSchedule"]().schedule(stack, "0@0,1@1", 1, "none", 20)
-    assert pack.applied[-1] == (stack, "0@0,1@1", 1, "none", 20)
+    assert pack.applied[-1] == (stack, "0@0,1@1", 1, "none", 20, "sum", 1)
     assert done["result"] == (stack, "said", "drawn")
+    pack.nodes["LoomSchedule"]().schedule(stack, "", 0, "none", 20, "switch", 3)
+    assert pack.applied[-1] == (stack, "", 0, "none", 20, "switch", 3)
+
+
+def test_a_region_hands_on_what_is_connected_and_stops_what_reads_a_missing_negative(pack):
+    stack = [("style.safetensors", 0.8, 0.8)]
+    node = pack.nodes["LoomRegion"]()
+    done = node.region(stack, ["p"], 1, ["n"], "mask", 0.5)
+    assert pack.applied[-1] == (stack, ["p"], 1, ["n"], "mask", 0.5)
+    assert done["result"] == (stack, ["positive"], ["n"], "said")
+    missing = node.region(stack, ["p"], 0)["result"][2]
+    assert "Loom Region has no negative connected" in missing.message

@@ -15,6 +15,8 @@ from tools.devkit.environment import ROOT, Environment, child_variables
 RINGS = ("core", "nodes", "host", "web")
 # Rings with a pytest.ini in their folder, which they are run from; the others use pyproject.toml.
 _OWN_SETTINGS = ("host", "web")
+# The folders of a ring, where they are not one of its own name.
+_FOLDERS = {"nodes": ("nodes", "host_fakes")}
 # What --full sets: the counts that are sampled otherwise.
 _FULL_COUNTS = {"LOOM_FULL": "1", "LOOM_FUZZ_COUNT": "2000", "LOOM_GRAPH_COUNT": "500"}
 
@@ -79,12 +81,12 @@ def _pytest(environment: Environment, ring: str, full: bool) -> Outcome:
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     command = [str(environment.python), "-m", "pytest", "-q", f"--junitxml={report}"]
-    folder = ROOT / "tests" / ring
+    folders = [ROOT / "tests" / name for name in _FOLDERS.get(ring, (ring,))]
     if ring in _OWN_SETTINGS:
-        where = folder
+        where = folders[0]
     else:
         where = ROOT
-        command.append(str(folder))
+        command += map(str, folders)
     started = time.monotonic()
     status = run_through(command, where, _variables(environment, full))
     return read_report(ring, report, status, time.monotonic() - started)
