@@ -39,6 +39,11 @@ def listed_name(name: str, listed: Sequence[str]) -> str:
     return found[0]
 
 
+def short_name(name: str) -> str:
+    """The name without folder and extension, for labels."""
+    return _bare(_file(slashed(name)))
+
+
 def _short_forms(path: str) -> tuple[str, str, str]:
     return _bare(path), _file(path), _bare(_file(path))
 

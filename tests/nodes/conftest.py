@@ -119,8 +119,27 @@ def _fake_host(
         applied.append((lora_stack, schedule, row, *rest))
         return types.SimpleNamespace(stack=list(lora_stack), report="said", images="drawn")
 
+    def sweep_stack(*asked: Any) -> Any:
+        applied.append(asked)
+        points = [types.SimpleNamespace(label=label) for label in ("0", "0.5")]
+        sweep = types.SimpleNamespace(points=points)
+        clips = None if asked[1] is None else ["clip 0", "clip 1"]
+        return types.SimpleNamespace(
+            models=["model 0", "model 1"], clips=clips, sweep=sweep, report="2 points"
+        )
+
+    def save_sheets(*asked: Any) -> Any:
+        applied.append(asked)
+        return types.SimpleNamespace(ui={"images": ["a sheet"]}, sheets="sheets", record="{}")
+
+    def show_effects(*asked: Any) -> Any:
+        applied.append(asked)
+        return types.SimpleNamespace(chart="chart", report="D05 matters", record="{}")
+
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
+        "sweeping": {"sweep_stack": sweep_stack},
+        "contact": {"save_sheets": save_sheets, "show_effects": show_effects},
         "blocking": {"block_stack": block_stack},
         "datasets": _fake_datasets(errors, made),
         "messages": {"stop_with": Stop},
