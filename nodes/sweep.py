@@ -131,7 +131,7 @@ class LoomSweepGrid:
             "max": 8192,
             "tooltip": "The longer side of a picture on the sheet, in pixels. 0 keeps the pictures as they are.",
         }
-        text = {
+        heading = {
             "default": "",
             "multiline": True,
             "tooltip": "What the head of the sheet says. Empty: prompt and seed of the graph.",
@@ -146,7 +146,7 @@ class LoomSweepGrid:
                 ),
                 "cell": ("INT", cell),
             },
-            "optional": {"text": ("STRING", text)},
+            "optional": {"heading": ("STRING", heading)},
             "hidden": {
                 "prompt": "PROMPT",
                 "extra_pnginfo": "EXTRA_PNGINFO",
@@ -160,13 +160,13 @@ class LoomSweepGrid:
         sweep: list[Any],
         filename_prefix: list[str],
         cell: list[int],
-        text: list[str] | None = None,
+        heading: list[str] | None = None,
         prompt: list[Any] | None = None,
         extra_pnginfo: list[Any] | None = None,
         unique_id: list[str] | None = None,
     ) -> dict[str, Any]:
         graph = tuple((each or [None])[0] for each in (prompt, unique_id, extra_pnginfo))
-        words = (text or [""])[0]
+        words = (heading or [""])[0]
         made = save_sheets(images, sweep[0], filename_prefix[0], cell[0], words, *graph)
         return {"ui": made.ui, "result": (made.sheets, made.record)}
 

@@ -238,12 +238,12 @@ def strength_sweep(models: Models) -> Graph:
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
-    axes = ["strength", 1, 0.0, 1.0, 0.1, "", "strength", 2, 0.0, 1.0, 0.1, "0.3, 0.6, 0.9"]
+    axes = ["strength", 1, 0.0, 1.0, 0.1, "", "strength", 2, 0.0, 1.0, 0.1, "0.5, 0.9"]
     sweep = parts.sweep(graph, checkpoint, (stack, 2), axes)
     loaded = (sweep, 0), (sweep, 1), (checkpoint, 2)
     _, decoded = parts.sampled(graph, models, loaded, models.both_prompt, 1240)
     parts.sweep_grid(graph, decoded, sweep, 192, "loom/strength_sweep", 1960)
-    note = "## Strength sweep\nStyle from 0 to 1 across, character down: 33 pictures on one sheet."
+    note = "## Strength sweep\nStyle from 0 to 1 across, character down: 22 pictures on one sheet."
     graph.note((40, 280), (340, 160), f"{note} {models.where}")
     return graph
 
@@ -277,7 +277,9 @@ def block_effect_map(models: Models) -> Graph:
         [("images", "IMAGE", (chart, 0))],
         ["loom/block_map"],
     )
-    note = "## Which blocks matter\nOne picture without each block of row 2, against the whole stack."
+    note = (
+        "## Which blocks matter\nOne picture without each block of row 2, against the whole stack."
+    )
     graph.note((40, 280), (340, 160), f"{note} {models.where}")
     return graph
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,9 @@ from ..errors import SweepError
 from ..resolve import PartPatches, ResolvedPatches, resolve
 from ..stack.interop import read_lora_stack
 from ..stack.rows import LoraStack
-from ..sweep.axes import Scene
+from ..sweep.axes import Scene, Step
 from ..sweep.energy import energy_meter
-from ..sweep.points import Sweep, plan_sweep, point_of, stack_of
+from ..sweep.points import AXES, Sweep, plan_sweep, point_of, stack_of
 from ..sweep.values import AxisOrder
 from .modes import apply_in_mode
 from .patching import apply_patches
@@ -65,8 +65,7 @@ def sweep_stack(
     advance = progress_of(len(steps))
     scene = replace(scene, advance=lambda: advance(0))
     points, patched, accounts = [], _Patched(model, clip), []
-    compared = any(step.reference or line.reference for step, line in steps)
-    energy = energy_meter(scene) if compared else lambda _: None
+    energy = _energy_of_swept(x, y, scene, steps)
     for index, pair in enumerate(steps):
         point_stack = stack_of(pair, scene.stack)
         accounts.append(patched.add(point_stack, scene, matching, mode))
@@ -74,6 +73,16 @@ def sweep_stack(
         advance(index + 1)
     sweep = Sweep(across, down, tuple(points), hashes)
     return Swept(patched.models, patched.clips, sweep, _report(sweep, accounts))
+
+
+def _energy_of_swept(
+    x: AxisOrder, y: AxisOrder, scene: Scene, steps: Sequence[tuple[Step, Step]]
+) -> Callable[[LoraStack], float | None]:
+    """A measure of the rows that the axis with a reference changes; of nothing where there is none."""
+    for order, compared in zip((x, y), zip(*steps, strict=True), strict=True):
+        if any(step.reference for step in compared):
+            return energy_meter(scene, order.row if AXES[order.kind].of_row else 0)
+    return lambda _: None
 
 
 class _Patched:

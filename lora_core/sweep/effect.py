@@ -17,7 +17,7 @@ class Effect:
     """One step against its reference, as means over the lines and the pictures of a batch.
 
     picture: root mean square difference of the colours, 0 to 1 of their range. latent: norm of the difference over the
-    norm of the reference's latent, None without latents. energy: share of the whole stack's energy by which the two
+    norm of the reference's latent, None without latents. energy: share of the swept rows' energy by which the two
     differ, None where it was not measured.
     """
 

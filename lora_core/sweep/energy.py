@@ -1,4 +1,4 @@
-"""How much a whole stack adds to the weights, at its strengths and block strengths."""
+"""How much the swept rows of a stack add to the weights, at their strengths and block strengths."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ..stack.rows import LoraStack, StackRow
 from .axes import Scene
 
 
-def energy_meter(scene: Scene) -> Callable[[LoraStack], float | None]:
-    """A measure of stacks: the sum of each row's energy times its strength squared, rows taken as independent.
+def energy_meter(scene: Scene, row: int) -> Callable[[LoraStack], float | None]:
+    """A measure of stacks: the energy of the row of this number times its strength squared, for 0 the sum of all rows.
 
-    None where a row has a kind without a measure (DoRA, OFT, ...). What was measured once is kept.
+    Rows are taken as independent. None where a row has a kind without a measure (DoRA, OFT, ...). What was measured once is kept.
     """
+    wanted = row
     known: dict[tuple[int, str], tuple[AdapterFile, dict[str, float] | None]] = {}
 
     def of_row(row: StackRow, adapter: AdapterFile) -> dict[str, float] | None:
@@ -27,7 +28,9 @@ def energy_meter(scene: Scene) -> Callable[[LoraStack], float | None]:
 
     def measure(stack: LoraStack) -> float | None:
         total = 0.0
-        for row in stack.active.rows:
+        for number, row in enumerate(stack.rows, start=1):
+            if not row.active or wanted not in (0, number):
+                continue
             parts = None if row.adapter is None else of_row(row, row.adapter)
             if parts is None:
                 return None

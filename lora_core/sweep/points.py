@@ -44,8 +44,8 @@ class AxisLabels:
 class Point:
     """col, row: its place among the labels of x and y. rows: of the stack, without the LoRAs themselves.
 
-    reference: what the other points of its line are compared with. energy: of all that the stack adds to the weights
-    (squared Frobenius norm), None where it was not measured. merge: the method by which the rows were made into one.
+    reference: what the other points of its line are compared with. energy: of what the swept rows add to the
+    weights (squared Frobenius norm), None where it was not measured. merge: the method by which the rows were made into one.
     """
 
     col: int
