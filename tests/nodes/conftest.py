@@ -101,8 +101,10 @@ def _fake_host(
         if name is not None and ".." in name:
             raise errors.SaveError(f"'{name}' cannot be a file name")
 
-    def save_lora(lora_model: Any, lora_name: str, order: Any, model: Any, clip: Any) -> Any:
-        applied.append((lora_model, lora_name, order, model, clip))
+    def save_lora(
+        lora_model: Any, lora_name: str, order: Any, model: Any, clip: Any, row: Any = None
+    ) -> Any:
+        applied.append((lora_model, lora_name, order, model, clip, *([row] if row else [])))
         return types.SimpleNamespace(name="loom/x.safetensors", report="saved", tensors=lora_model)
 
     def block_stack(lora_stack: Any, blocks: str, row: int, *rest: Any) -> Any:
@@ -170,6 +172,7 @@ def _fake_host(
             "SaveOrder": lambda *values: values,
             "check_order": check_order,
             "save_lora": save_lora,
+            "row_to_save": lambda stack, row: None if stack is None else stack[row - 1],
         },
         "inspecting": {
             "inspect_lora": lambda name, model, clip: types.SimpleNamespace(
