@@ -92,15 +92,13 @@ def fetched(client: HostClient, view: dict[str, str]) -> Image.Image:
 
 
 def sweep_table(client: HostClient, prompt: dict[str, Any], out: Path) -> str:
-    """Run a sweep's workflow once more (nothing is made anew), keep its sheet and JSON, and read every picture of it."""
+    """Draw a sweep's sheet once more (no picture is made anew), keep its JSON, and read every picture of it."""
     (grid,) = [key for key, node in prompt.items() if node["class_type"] == "LoomSweepGrid"]
     prompt = copy.deepcopy(prompt)
     prompt[grid]["inputs"]["filename_prefix"] += "_read"
     shown = client.run(prompt, timeout=600).outputs[grid]
     (sweep,) = shown["loom_sweep"]
-    fetched(client, sweep["sheets"][0]).save(out / "strength_sheet.png")
-    record = client.fetch_image(sweep["json"][0])
-    (out / "strength_sheet.json").write_bytes(record)
+    (out / "strength_sweep.json").write_bytes(client.fetch_image(sweep["json"][0]))
     seen = {
         (cell["row"], cell["col"]): read(fetched(client, cell["file"]))
         for cell in shown["loom_grid"]
