@@ -41,3 +41,7 @@ class MergeError(LoraError):
 
 class TrainError(LoraError):
     """Training that cannot begin or go on: no layer to train, settings that make no sense, a state that does not fit."""
+
+
+class SweepError(LoraError):
+    """A sweep that makes no sense: an empty range, far too many points, pictures that are not those of its points."""

@@ -113,7 +113,7 @@ def matches_of(
     adapter: AdapterFile, model: TargetMap | None, clip: TargetMap | None
 ) -> list[Match]:
     """What of a LoRA finds its weight, refusing nothing."""
-    return _match_row(StackRow(adapter.label), adapter, {"model": model, "clip": clip})[1]
+    return _matched(StackRow(adapter.label), adapter, {"model": model, "clip": clip})[1]
 
 
 def _gather(terms: Mapping[Target, list[Term]]) -> PartPatches:

@@ -1,8 +1,21 @@
 """The node classes, one topic a file. Ids and input order are an API: append only."""
 
-from . import blocks, dataset, inspect, load, merge, region, save, schedule, stack, tags, train
+from . import (
+    blocks,
+    dataset,
+    inspect,
+    load,
+    merge,
+    region,
+    save,
+    schedule,
+    stack,
+    sweep,
+    tags,
+    train,
+)
 
-_TOPICS = (load, stack, tags, blocks, schedule, region, merge, inspect, save, dataset, train)
+_TOPICS = (load, stack, tags, blocks, schedule, region, sweep, merge, inspect, save, dataset, train)
 
 NODE_CLASS_MAPPINGS = {
     node_id: node for topic in _TOPICS for node_id, node in topic.NODE_CLASS_MAPPINGS.items()

@@ -13,6 +13,7 @@ from ..lora_core.host.saving import (
     NO_FILE,
     SaveOrder,
     check_order,
+    row_to_save,
     save_lora,
 )
 from ..lora_core.host.stacking import stack_stamp
@@ -80,6 +81,16 @@ class LoomSave:
                     multiline=True,
                 ),
                 "folder": _spec.choice(FOLDERS, "The loras folder to write to."),
+                "lora_stack": (
+                    "LORA_STACK",
+                    {
+                        "tooltip": "A row with its strengths and block strengths, written so that it gives the same at 1."
+                    },
+                ),
+                "row": (
+                    "INT",
+                    {"default": 1, "min": 1, "max": 1000, "tooltip": "Which row of lora_stack."},
+                ),
             },
         }
 
@@ -107,11 +118,13 @@ class LoomSave:
         trigger_words: str = "",
         metadata: str = "",
         folder: str = FOLDERS[0],
+        lora_stack: Any = None,
+        row: int = 1,
     ) -> dict[str, Any]:
         order = SaveOrder(
             filename, naming, dtype, folder, if_exists, metadata, title, trigger_words
         )
-        saved = save_lora(lora_model, lora_name, order, model, clip)
+        saved = save_lora(lora_model, lora_name, order, model, clip, row_to_save(lora_stack, row))
         return _spec.shown(saved.report, saved.name, saved.report, saved.tensors)
 
 

@@ -91,7 +91,7 @@ def core_side(model: Any, names: list[str]) -> Side:
 
 
 def our_side(model: Any, names: list[str], mode: str = "auto") -> Side:
-    pack = _load_pack()
+    pack = load_pack()
     stack, apply = pack.NODE_CLASS_MAPPINGS["LoomStack"](), pack.NODE_CLASS_MAPPINGS["LoomApply"]()
 
     def run(first: float) -> Any:
@@ -105,7 +105,7 @@ def our_side(model: Any, names: list[str], mode: str = "auto") -> Side:
     return Side(run)
 
 
-def _load_pack() -> Any:
+def load_pack() -> Any:
     """The pack as the host loads it: a package made from its folder."""
     root = Path(__file__).resolve().parent.parent
     if "lora_loom" not in sys.modules:

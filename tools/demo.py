@@ -81,9 +81,35 @@ def switched(prompt: dict[str, Any], condition: Condition, seed: int) -> dict[st
 
 
 def picture_of(client: HostClient, prompt: dict[str, Any]) -> Image.Image:
-    """Run a workflow and fetch its picture."""
+    """Run a workflow and fetch its picture: what Save Image saved, else what another node did."""
     finished = client.run(prompt, timeout=600)
-    return Image.open(io.BytesIO(client.fetch_image(finished.images()[0]))).convert("RGB")
+    saver = next((key for key, node in prompt.items() if node["class_type"] == "SaveImage"), None)
+    return fetched(client, finished.images(saver)[0])
+
+
+def fetched(client: HostClient, view: dict[str, str]) -> Image.Image:
+    return Image.open(io.BytesIO(client.fetch_image(view))).convert("RGB")
+
+
+def sweep_table(client: HostClient, prompt: dict[str, Any], out: Path) -> str:
+    """Draw a sweep's sheet once more (no picture is made anew), keep its JSON, and read every picture of it."""
+    (grid,) = [key for key, node in prompt.items() if node["class_type"] == "LoomSweepGrid"]
+    prompt = copy.deepcopy(prompt)
+    prompt[grid]["inputs"]["filename_prefix"] += "_read"
+    shown = client.run(prompt, timeout=600).outputs[grid]
+    (sweep,) = shown["loom_sweep"]
+    (out / "strength_sweep.json").write_bytes(client.fetch_image(sweep["json"][0]))
+    seen = {
+        (cell["row"], cell["col"]): read(fetched(client, cell["file"]))
+        for cell in shown["loom_grid"]
+    }
+    lines = [f"{sweep['y']['title']} down, {sweep['x']['title']} across; S style, C character seen"]
+    lines.append(f"{'':>6}" + "".join(f"{label:>5}" for label in sweep["x"]["labels"]))
+    for row, label in enumerate(sweep["y"]["labels"]):
+        marks = [seen[row, col] for col in range(len(sweep["x"]["labels"]))]
+        said = [("S" if mark.style else "-") + ("C" if mark.character else "-") for mark in marks]
+        lines.append(f"{label:>6}" + "".join(f"{mark:>5}" for mark in said))
+    return "\n".join(lines)
 
 
 def see(client: HostClient, prompt: dict[str, Any], condition: Condition, seeds: int) -> Seen:
@@ -138,6 +164,12 @@ def text_of(prompt: dict[str, Any]) -> str:
     return prompt[sampler["inputs"]["positive"][0]]["inputs"]["text"]
 
 
+def shrunk(picture: Image.Image) -> Image.Image:
+    """A thumbnail of at most 768 pixels."""
+    picture.thumbnail((768, 768), Image.Resampling.LANCZOS)
+    return picture
+
+
 def run_examples(client: HostClient, out: Path) -> dict[str, dict[str, Any]]:
     """Queue every toy workflow as it is, keep its picture; the prompts by name."""
     info = client.object_info()
@@ -152,7 +184,7 @@ def run_examples(client: HostClient, out: Path) -> dict[str, dict[str, Any]]:
 def renew_pictures(out: Path) -> None:
     """Write the committed pictures again: the examples' thumbnails and the sheet of the README."""
     for name in WORKFLOWS:
-        Image.open(out / f"{name}.png").save(EXAMPLES / f"{name}.jpg", quality=90)
+        shrunk(Image.open(out / f"{name}.png")).save(EXAMPLES / f"{name}.jpg", quality=90)
     Image.open(out / "sheet.png").convert("RGB").save(ROOT / "docs" / "sheet.jpg", quality=88)
 
 
@@ -182,7 +214,9 @@ def main() -> int:
     with running_host(environment, base) as host:
         client = HostClient(host.url)
         print("The example workflows on the toy model:")
-        prompt = run_examples(client, options.out)["style_and_character"]
+        prompts = run_examples(client, options.out)
+        print(f"\n{sweep_table(client, prompts['strength_sweep'], options.out)}\n")
+        prompt = prompts["style_and_character"]
         print(f'Style and character, prompt "{text_of(prompt)}":')
         rows = [see(client, prompt, condition, options.seeds) for condition in CONDITIONS]
     sheet(rows, text_of(prompt)).save(options.out / "sheet.png")

@@ -112,16 +112,9 @@ def character_on_the_left(models: Models) -> Graph:
         ],
         ["auto", "auto"],
     )
-    parts.sampled(
-        graph,
-        models,
-        (apply, 0),
-        (checkpoint, 1),
-        (checkpoint, 2),
-        (whole, 0),
-        "loom/character_on_the_left",
-        1960,
-    )
+    loaded = (apply, 0), (checkpoint, 1), (checkpoint, 2)
+    _, decoded = parts.sampled_for(graph, models, loaded, (whole, 0), 1960)
+    parts.saved(graph, decoded, "loom/character_on_the_left", 2680)
     graph.note(
         (40, 280),
         (340, 160),

@@ -103,34 +103,49 @@ def picture(
     prefix: str,
     left: int = 860,
 ) -> None:
-    """Prompts, sampler, decoder and the saved picture, from `left` to the right.
+    """Prompts, sampler, decoder and the saved picture, from `left` to the right."""
+    _, decoded = sampled(graph, models, (model, clip, vae), prompt, left)
+    saved(graph, decoded, prefix, left + 720)
 
-    prompt: the words, or the node and output that they come from.
-    """
-    conditioning = [("CONDITIONING", "CONDITIONING")]
-    linked = [] if isinstance(prompt, str) else [("text", "STRING", prompt)]
-    positive = graph.add(
-        "CLIPTextEncode",
-        (left, 120),
-        (340, 120),
-        conditioning,
-        [("clip", "CLIP", clip), *linked],
-        [prompt if isinstance(prompt, str) else ""],
+
+def saved(graph: Graph, decoded: int, prefix: str, left: int) -> None:
+    graph.add(
+        "SaveImage", (left, 120), (340, 380), [], [("images", "IMAGE", (decoded, 0))], [prefix]
     )
-    sampled(graph, models, model, clip, vae, (positive, 0), prefix, left)
 
 
 def sampled(
     graph: Graph,
     models: Models,
-    model: tuple[int, int],
-    clip: tuple[int, int],
-    vae: tuple[int, int],
-    positive: tuple[int, int],
-    prefix: str,
+    loaded: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    prompt: str | tuple[int, int],
     left: int,
-) -> None:
-    """All of `picture` behind its positive prompt."""
+) -> tuple[int, int]:
+    """Prompts, sampler and decoder, from `left` to the right; the ids of the last two.
+
+    loaded: where MODEL, CLIP and VAE come from. prompt: the words, or the node and output that they come from.
+    """
+    linked = [] if isinstance(prompt, str) else [("text", "STRING", prompt)]
+    positive = graph.add(
+        "CLIPTextEncode",
+        (left, 120),
+        (340, 120),
+        [("CONDITIONING", "CONDITIONING")],
+        [("clip", "CLIP", loaded[1]), *linked],
+        [prompt if isinstance(prompt, str) else ""],
+    )
+    return sampled_for(graph, models, loaded, (positive, 0), left)
+
+
+def sampled_for(
+    graph: Graph,
+    models: Models,
+    loaded: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    positive: tuple[int, int],
+    left: int,
+) -> tuple[int, int]:
+    """All of `sampled` behind its positive prompt."""
+    model, clip, vae = loaded
     negative = graph.add(
         "CLIPTextEncode",
         (left, 290),
@@ -166,14 +181,7 @@ def sampled(
         [("IMAGE", "IMAGE")],
         [("samples", "LATENT", (sampler, 0)), ("vae", "VAE", vae)],
     )
-    graph.add(
-        "SaveImage",
-        (left + 720, 120),
-        (340, 380),
-        [],
-        [("images", "IMAGE", (decoded, 0))],
-        [prefix],
-    )
+    return sampler, decoded
 
 
 def ending(
@@ -264,3 +272,37 @@ def resize_and_save(graph: Graph, lora: tuple[int, int]) -> int:
             "Style and character", "", "", "output/loras",
         ],
     )  # fmt: skip
+
+
+def sweep(graph: Graph, checkpoint: int, stack: tuple[int, int], axes: list[Any]) -> int:
+    """axes: the widgets of x and y, six each."""
+    return graph.add(
+        "LoomSweep",
+        (860, 120),
+        (340, 480),
+        [
+            ("MODEL", "MODEL"),
+            ("CLIP", "CLIP"),
+            ("sweep", "LOOM_SWEEP"),
+            ("labels", "STRING"),
+            ("count", "INT"),
+            ("report", "STRING"),
+        ],
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("lora_stack", "LORA_STACK", stack),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
+        [*axes, "auto", "auto"],
+    )
+
+
+def sweep_grid(graph: Graph, decoded: int, sweep: int, cell: int, prefix: str, left: int) -> int:
+    return graph.add(
+        "LoomSweepGrid",
+        (left, 120),
+        (420, 460),
+        [("sheet", "IMAGE"), ("json", "STRING")],
+        [("images", "IMAGE", (decoded, 0)), ("sweep", "LOOM_SWEEP", (sweep, 2))],
+        [prefix, cell, ""],
+    )

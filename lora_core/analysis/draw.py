@@ -16,6 +16,7 @@ _BARS_A_PANEL = 30
 _MARGIN, _AXIS, _HEADER, _BARS, _GAP = 16, 58, 82, 160, 18
 _GROUND, _GRID, _TEXT, _FAINT = (30, 31, 36), (62, 64, 72), (236, 236, 240), (170, 172, 182)
 _WHOLE, _LEFT, _ADDED = (96, 110, 140), (64, 196, 170), (250, 184, 60)
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Box = tuple[float, float, float, float]
 
 
@@ -26,13 +27,13 @@ def energy_chart(found: Energies, title: str) -> Image.Image:
     """
     panels = _panels(found.blocks)
     names = font_of(15)
-    label = max((_width(names, each.block) for each in found.blocks), default=0) + 10
+    label = max((width_of(names, each.block) for each in found.blocks), default=0) + 10
     height = _HEADER + len(panels) * (_BARS + label + _GAP) + _MARGIN // 2
     image = Image.new("RGB", (WIDTH, int(height)), _GROUND)
     draw = ImageDraw.Draw(image)
     _header(draw, found, title)
     total = found.total or 1.0
-    top = _rounded_up(max((max(e.energy, e.left) / total for e in found.blocks), default=0.0))
+    top = rounded_up(max((max(e.energy, e.left) / total for e in found.blocks), default=0.0))
     most = max((len(panel) for panel in panels), default=1)
     for number, panel in enumerate(panels):
         y = _HEADER + number * (_BARS + label + _GAP)
@@ -62,7 +63,7 @@ def message(text: str) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for number, line in enumerate(text.split("\n")):
         draw.text(
-            (_MARGIN, 24 + 26 * number), _fitted(line, font_of(16), WIDTH - 32), _TEXT, font_of(16)
+            (_MARGIN, 24 + 26 * number), fitted(line, font_of(16), WIDTH - 32), _TEXT, font_of(16)
         )
     return image
 
@@ -77,9 +78,9 @@ def _panels(blocks: Sequence[BlockEnergy]) -> list[Sequence[BlockEnergy]]:
 def _header(draw: ImageDraw.ImageDraw, found: Energies, title: str) -> None:
     left = f"{100 * found.share_left:.3g} % of the energy is left"
     large, small = font_of(20), font_of(15)
-    room = WIDTH - 3 * _MARGIN - _width(large, left)
-    draw.text((_MARGIN, 10), _fitted(title, large, room), _TEXT, large)
-    draw.text((WIDTH - _MARGIN - _width(large, left), 10), left, _LEFT, large)
+    room = WIDTH - 3 * _MARGIN - width_of(large, left)
+    draw.text((_MARGIN, 10), fitted(title, large, room), _TEXT, large)
+    draw.text((WIDTH - _MARGIN - width_of(large, left), 10), left, _LEFT, large)
     x = float(_MARGIN)
     for colour, text in (
         (_LEFT, "energy left"),
@@ -88,7 +89,7 @@ def _header(draw: ImageDraw.ImageDraw, found: Energies, title: str) -> None:
     ):
         draw.rectangle((x, 45, x + 14, 59), colour)
         draw.text((x + 20, 43), text, _FAINT, small)
-        x += 40 + _width(small, text)
+        x += 40 + width_of(small, text)
 
 
 def _scale(draw: ImageDraw.ImageDraw, y: float, top: float) -> None:
@@ -98,7 +99,7 @@ def _scale(draw: ImageDraw.ImageDraw, y: float, top: float) -> None:
         height = y + _BARS * (1 - part / 4)
         draw.line((_AXIS - 4, height, WIDTH - _MARGIN, height), _GRID)
         text = f"{100 * top * part / 4:.3g} %"
-        draw.text((_AXIS - 8 - _width(font, text), height - 8), text, _FAINT, font)
+        draw.text((_AXIS - 8 - width_of(font, text), height - 8), text, _FAINT, font)
 
 
 def _bar(draw: ImageDraw.ImageDraw, box: _Box, each: BlockEnergy, full: float) -> None:
@@ -125,18 +126,18 @@ def _upright(
     text: str,
     x: float,
     y: float,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
     colour: tuple[int, int, int],
 ) -> None:
     """Text that reads from bottom to top, centred on x, ending at y."""
-    size = (math.ceil(_width(font, text)) + 2, 20)
+    size = (math.ceil(width_of(font, text)) + 2, 20)
     strip = Image.new("RGB", size, _GROUND)
     ImageDraw.Draw(strip).text((1, 1), text, colour, font)
     turned = strip.rotate(90, expand=True)
     image.paste(turned, (int(x - turned.width / 2), int(y)))
 
 
-def _rounded_up(share: float) -> float:
+def rounded_up(share: float) -> float:
     """The end of the scale: the next of 1, 2, 4, 8 times a power of ten."""
     if share <= 0:
         return 1.0
@@ -144,20 +145,21 @@ def _rounded_up(share: float) -> float:
     return next(step * power for step in (1, 2, 4, 8, 10) if step * power >= share * (1 - 1e-9))
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+def fitted(text: str, font: Font, room: float) -> str:
     """The text, its middle left out where it is wider than the room."""
     keep = len(text)
     shown = text
-    while _width(font, shown) > room and keep > 4:
+    while width_of(font, shown) > room and keep > 4:
         keep -= 1
         shown = f"{text[: keep // 2]}...{text[len(text) - (keep - keep // 2) :]}"
     return shown
 
 
-def _width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> float:
+def width_of(font: Font, text: str) -> float:
+    """How wide the text is drawn, in pixels."""
     return font.getlength(text)
 
 
-def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> Font:
     """Pillow's own font, the same on every machine."""
     return ImageFont.load_default(size)

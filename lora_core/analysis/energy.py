@@ -7,6 +7,7 @@ deltas (strength 1); what is left of it is times the square of the block strengt
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,7 @@ def energies(
             unmeasured.setdefault(adapter.family)
             continue
         for _, rows, factor in by_share(target, adapter, strengths):
-            energy = measure(rows)
+            energy = _measured(rows, measure)
             entry[0] += energy
             entry[1] += factor**2 * energy
     order = [*table.blocks, "OTHER"]
@@ -109,6 +110,24 @@ def energies(
         tuple(BlockEnergy(b, sums[b][0], sums[b][1], int(sums[b][2])) for b in blocks),
         tuple(unmeasured),
     )
+
+
+# Adapters that live, by id, with their energy: block strengths scale it and need no new products.
+_known: dict[int, tuple[weakref.ref[Any], float]] = {}
+
+
+def _measured(adapter: Any, measure: Callable[[Any], float]) -> float:
+    known = _known.get(id(adapter))
+    if known is not None and known[0]() is adapter:
+        return known[1]
+    energy, place = measure(adapter), id(adapter)
+
+    def forget(gone: weakref.ref[Any]) -> None:
+        if place in _known and _known[place][0] is gone:
+            del _known[place]
+
+    _known[place] = (weakref.ref(adapter, forget), energy)
+    return energy
 
 
 # The first numbered part of a layer's name, with the number of the part inside it where diffusers counts these too.

@@ -14,12 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ..errors import LoraFileError
+from .filenames import EXTENSION, bare, base_name, slashed
 from .identity import FileHashes
-
-_EXTENSION = ".safetensors"
-# What a listed name may end in; only the first can be opened.
-_EXTENSIONS = (_EXTENSION, ".sft", ".ckpt", ".pt", ".pth", ".bin")
-
 
 # A name as people and other packs write it -> the name in the host's list. Raises LoraFileError.
 FindName = Callable[[str], str]
@@ -112,7 +108,7 @@ def listed_name(name: str, listed: Sequence[str]) -> str:
 
 def lora_files(shelf: Shelf) -> dict[str, Path]:
     """Every listed file that could be read as a LoRA, by name."""
-    names = (name for name in shelf.names() if name.lower().endswith(_EXTENSION))
+    names = (name for name in shelf.names() if name.lower().endswith(EXTENSION))
     paths = ((name, shelf.path_of(name)) for name in names)
     return {name: path for name, path in paths if path is not None}
 
@@ -171,7 +167,9 @@ def _by_hash(wanted: Wanted, known: Mapping[str, FileHashes]) -> tuple[str, str]
     ]
     for how, names in (("hash", same_file), ("weights (AutoV3)", same_weights)):
         if names:
-            return min(names, key=lambda name: (_base(name) != _base(wanted.name), name)), how
+            return min(
+                names, key=lambda name: (base_name(name) != base_name(wanted.name), name)
+            ), how
     return None
 
 
@@ -209,32 +207,17 @@ def _meant(name: str, shelf: Shelf) -> list[str]:
     found = [other for other in shelf.names() if _says(wanted, PurePosixPath(slashed(other)))]
     here = [other for other in found if PurePosixPath(slashed(other)).parent == wanted.parent]
     found = here if here and len(wanted.parts) > 1 else found
-    alike = len({_bare(slashed(other)) for other in found}) == 1
-    readable = [other for other in found if other.lower().endswith(_EXTENSION)]
+    alike = len({bare(slashed(other)) for other in found}) == 1
+    readable = [other for other in found if other.lower().endswith(EXTENSION)]
     return readable if alike and len(readable) == 1 else found
 
 
 def _says(wanted: PurePosixPath, listed: PurePosixPath) -> bool:
     """The same base name, the extension aside, and of the folders one the end of the other."""
-    if not wanted.name or wanted.name not in (listed.name, _bare(listed.name)):
+    if not wanted.name or wanted.name not in (listed.name, bare(listed.name)):
         return False
     one, other = (path.parts[:-1][::-1] for path in (wanted, listed))
     return one[: len(other)] == other or other[: len(one)] == one
-
-
-def _bare(name: str) -> str:
-    """Without a file extension; a dot inside a name ("style.v2") is not one."""
-    ending = next((end for end in _EXTENSIONS if name.lower().endswith(end)), "")
-    return name[: len(name) - len(ending)]
-
-
-def slashed(name: str) -> str:
-    """A name with / between its folders: systems that share a workflow write other separators."""
-    return name.replace("\\", "/")
-
-
-def _base(name: str) -> str:
-    return PurePosixPath(slashed(name)).name
 
 
 def _said(wanted: Wanted) -> str:
@@ -272,7 +255,7 @@ def _missing(wanted: Wanted, shelf: Shelf) -> str:
             "Write the name with its folder and extension."
         )
     hashed = f", nor a file with {_said(wanted)} under another name" if wanted.hashed else ""
-    near = _nearest(_base(wanted.name), names)
+    near = _nearest(base_name(wanted.name), names)
     nearest = f" The nearest names: {', '.join(near)}." if near else ""
     return (
         f"LoRA '{wanted.name}' not found in the loras folders{hashed}.{nearest} "
@@ -294,6 +277,6 @@ def _nearest(base: str, names: list[str]) -> list[str]:
     """Up to three names whose last part is alike, the most alike first. The extension, which all share, counts not."""
     by_base: dict[str, list[str]] = {}
     for name in names:
-        by_base.setdefault(_bare(_base(name)), []).append(name)
-    close = difflib.get_close_matches(_bare(base), list(by_base), n=3, cutoff=0.6)
+        by_base.setdefault(bare(base_name(name)), []).append(name)
+    close = difflib.get_close_matches(bare(base), list(by_base), n=3, cutoff=0.6)
     return [name for alike in close for name in by_base[alike]][:3]

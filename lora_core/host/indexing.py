@@ -8,7 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..errors import LoraFileError
-from ..files.finding import lora_files, slashed
+from ..files.filenames import slashed
+from ..files.finding import lora_files
 from ..files.identity import FileHashes, real_stamp
 from .hashing import hash_files, known_hashes
 from .paths import shelf

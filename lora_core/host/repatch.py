@@ -1,8 +1,9 @@
 """A change of strengths written into the loaded weights, from their pristine copies, without a reload.
 
-The host unloads and loads a whole model when its patches change. Where only the patches of the same weights changed and the
-model is loaded in full, each weight is made anew by the host's own function from the copy that the host keeps: the bits
-are those of a fresh load, and the weights stay at their addresses. In every other case the host's way is left alone.
+The host unloads and loads a whole model when its patches change. Where the weights that are to be patched are among those
+that were, and the model is loaded in full, each is made anew by the host's own function from the copy that the host keeps,
+and what is no longer patched takes the copy itself: the bits are those of a fresh load, and the weights stay at their
+addresses. In every other case the host's way is left alone.
 The host keeps its copies in main memory; for a model on a GPU the touched ones are kept there too while memory is plenty.
 """
 
@@ -53,8 +54,11 @@ def repatch(model: Any) -> bool:
         return False
     # Half written weights belong to no patches: if anything goes wrong the host must load anew.
     inner.current_weight_patches_uuid = uuid.uuid4()
-    for key in model.patches:
-        _rewrite(model, key)
+    for key in model.backup:
+        if key in model.patches:
+            _rewrite(model, key)
+        else:
+            comfy.utils.get_attr(inner, key).data.copy_(model.backup[key].weight)
     inner.current_weight_patches_uuid = model.patches_uuid
     return True
 
@@ -89,7 +93,7 @@ def _has_room(model: Any, weight: torch.Tensor) -> bool:
 
 
 def _is_safe(model: Any) -> bool:
-    """Whether the model is loaded in full with other patches on the very weights that are to be patched now."""
+    """Whether the model is loaded in full with other patches on all the weights that are to be patched now."""
     inner = model.model
     loaded = getattr(inner, "current_weight_patches_uuid", None)
     if getattr(model, "is_dynamic", lambda: False)() or loaded in (None, model.patches_uuid):
@@ -100,9 +104,9 @@ def _is_safe(model: Any) -> bool:
         return False
     if model.hook_patches or model.hook_backup or model.forced_hooks or model.current_hooks:
         return False
-    if not model.patches or set(model.backup) != set(model.patches):
+    if not model.patches or not set(model.patches) <= set(model.backup):
         return False
-    return all(_is_plain(model, key) for key in model.patches)
+    return all(_is_plain(model, key) for key in model.backup)
 
 
 def _is_plain(model: Any, key: str) -> bool:
@@ -119,7 +123,7 @@ def _is_plain(model: Any, key: str) -> bool:
         and weight.data_ptr() != pristine.weight.data_ptr()
         and weight.device == torch.device(model.load_device)
         # A patch that makes the weight larger gives it memory of another size.
-        and not any(_grows(patch[1], key) for patch in model.patches[key])
+        and not any(_grows(patch[1], key) for patch in model.patches.get(key, ()))
     )
 
 

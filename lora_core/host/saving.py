@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -21,13 +22,24 @@ from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
 from ..files.schemes import KEEP
 from ..files.writer import taken, write_lora
+from ..folding import fold
+from ..rowblocks import row_blocks
+from ..stack.blockstrengths import BlockStrengths
+from ..stack.blocktable import block_table
+from ..stack.interop import read_lora_stack
+from ..stack.rows import LoraStack, StackRow
+from ..targets import TargetMap
+from .finding import find_row
 from .paths import find_lora
+from .presets import presets_for
 from .targets import clip_targets, model_targets
 
 NO_FILE = "[the LORA_MODEL input]"
 FOLDERS = ("output/loras", "models/loras")
 REFUSE, NUMBER, OVERWRITE = "refuse", "add a number", "overwrite"
 IF_EXISTS = (REFUSE, NUMBER, OVERWRITE)
+# What of a row went into the file, for whoever opens it later.
+FOLDED_FIELD = "loom_strengths"
 
 _MOST_NUMBERS = 10_000
 _NO_NAME = re.compile(
@@ -68,19 +80,26 @@ def save_lora(
     order: SaveOrder,
     model: Any = None,
     clip: Any = None,
+    row: StackRow | None = None,
 ) -> Saved:
-    """Write a LORA_MODEL, or a file of the loras list, as a new file. Raises LoraError; then there is no new file."""
-    tensors, metadata, label = _source(lora_model, lora_name)
+    """Write a LORA_MODEL, a file of the loras list, or a row of a stack, as a new file. Raises LoraError; then there is none.
+
+    row: its strengths and block strengths go into the file, which gives the same result at strength 1.
+    """
+    tensors, metadata, label = _source(lora_model, lora_name, row)
+    given, folding = tensors, ()
+    on_model = None if model is None else model_targets(model)
+    on_clip = None if clip is None else clip_targets(clip)
     owned = {key: tensor.detach().cpu() for key, tensor in tensors.items()}
     adapter = parse_state_dict(owned, label, metadata)
+    if row is not None:
+        folded = fold(owned, adapter, row, _blocks_of(row, on_model, on_clip), on_model, on_clip)
+        given = owned = dict(folded.tensors)
+        folding = folded.notes
+        metadata = metadata | {FOLDED_FIELD: _said(row)}
+        adapter = parse_state_dict(owned, label, metadata)
     path, listed = _place(order)
-    converted = convert(
-        owned,
-        adapter,
-        order.scheme,
-        None if model is None else model_targets(model),
-        None if clip is None else clip_targets(clip),
-    )
+    converted = convert(owned, adapter, order.scheme, on_model, on_clip)
     final, rounding = cast(converted.tensors, DTYPES[order.dtype], label, converted.dtypes)
     if order.scheme != KEEP:
         metadata = {key: value for key, value in metadata.items() if key != PEFT_SETTINGS}
@@ -90,11 +109,12 @@ def save_lora(
         f"saved as {listed} in {order.folder}: {path.stat().st_size / 1e6:.2f} MB, {len(final)} tensors, "
         f"naming {order.scheme}, dtype {order.dtype}",
         f"from {label}: {describe(adapter)}",
+        *folding,
         *converted.notes,
         f"rounding: at most {rounding:.1e} of a matrix" if rounding else "values: not rounded",
         f"AutoV3 {written['sshs_model_hash'][:12]}; read back and compared",
     ]
-    return Saved(listed, "\n".join(lines), tensors)
+    return Saved(listed, "\n".join(lines), given)
 
 
 def check_order(name: str | None, lora_name: str | None) -> None:
@@ -105,16 +125,62 @@ def check_order(name: str | None, lora_name: str | None) -> None:
         find_lora(lora_name)
 
 
-def _source(
-    lora_model: Mapping[str, torch.Tensor] | None, lora_name: str
-) -> tuple[Mapping[str, torch.Tensor], dict[str, str], str]:
-    """Tensors, metadata, and what messages call them."""
-    if (lora_model is None) == (lora_name == NO_FILE):
-        both = "both are given" if lora_model is not None else "neither is given"
+def row_to_save(lora_stack: Any, number: int) -> StackRow | None:
+    """The row of a LORA_STACK by its number (1 is the first), None where no stack is connected. Raises SaveError."""
+    if lora_stack is None:
+        return None
+    rows = read_lora_stack(lora_stack).rows
+    if not 1 <= number <= len(rows):
         raise SaveError(
-            f"Loom Save writes a LORA_MODEL or a file of the list, and {both}. "
-            f"Connect lora_model and set lora_name to {NO_FILE}, or choose a file and connect nothing."
+            f"Row {number} is not there: the LORA_STACK has {len(rows)} rows. A file holds one of them; 1 is the first."
         )
+    return rows[number - 1]
+
+
+def _blocks_of(
+    row: StackRow, model: TargetMap | None, clip: TargetMap | None
+) -> BlockStrengths | None:
+    """Raises SaveError where the row has block strengths and no model says which weights a block has; StackError."""
+    if row.schedule:
+        raise SaveError(
+            f"'{row.name}' has a schedule, and a file has one strength for all steps. Take the schedule off the row."
+        )
+    if row.blocks.strip() and model is None:
+        raise SaveError(
+            f"'{row.name}' has block strengths, and only a model tells which weights a block has. Connect MODEL (and CLIP)."
+        )
+    return row_blocks(row, block_table(model, clip), presets_for(LoraStack((row,))))
+
+
+def _said(row: StackRow) -> str:
+    return json.dumps({"model": row.model, "clip": row.clip, "blocks": row.blocks})
+
+
+def _source(
+    lora_model: Mapping[str, torch.Tensor] | None, lora_name: str, row: StackRow | None
+) -> tuple[Mapping[str, torch.Tensor], dict[str, str], str]:
+    """Tensors, metadata, and what messages call them. Raises SaveError where there is not exactly one."""
+    given = {
+        "a LORA_MODEL": lora_model is not None,
+        "a file of the list": lora_name != NO_FILE,
+        "a row of a LORA_STACK": row is not None,
+    }
+    if sum(given.values()) != 1:
+        found = [name for name, there in given.items() if there]
+        said = (
+            "both are given"
+            if len(found) == 2
+            else "all are given"
+            if found
+            else "neither is given"
+        )
+        raise SaveError(
+            f"Loom Save writes {' or '.join(found or given)}, and {said}. Connect lora_model or lora_stack and set "
+            f"lora_name to {NO_FILE}, or choose a file and connect neither."
+        )
+    if row is not None:
+        found_file = find_row(row)
+        return *read_tensors(found_file.path, found_file.name), found_file.name
     if lora_model is not None:
         return lora_model, {}, "the LORA_MODEL input"
     name, path = find_lora(lora_name)

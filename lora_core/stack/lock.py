@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import StackError
-from ..files.finding import slashed
+from ..files.filenames import slashed
 from ..files.identity import FileHashes
 from .rows import StackRow
 

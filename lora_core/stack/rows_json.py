@@ -15,7 +15,7 @@ import json
 from typing import Any
 
 from ..errors import StackError
-from ..files.finding import slashed
+from ..files.filenames import slashed
 from .rows import LoraStack, StackRow
 
 ROWS_VERSION = 1

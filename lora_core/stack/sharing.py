@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ..files.finding import slashed
+from ..files.filenames import slashed
 from .lock import Identified
 from .rows import StackRow
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import comfy.model_management
@@ -17,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from small_models import CONFIGS, kohya_lora, small_model
 
 from lora_core.errors import SaveError
-from lora_core.files.schemes import COMFY, KOHYA, PEFT, Names
-from lora_core.host.saving import NO_FILE, NUMBER, SaveOrder, save_lora
+from lora_core.files.schemes import COMFY, KEEP, KOHYA, PEFT, Names
+from lora_core.host.saving import NO_FILE, NUMBER, SaveOrder, row_to_save, save_lora
 from lora_core.host.stacking import apply_stack
 from lora_core.host.targets import clip_targets, model_targets
 from lora_core.stack.rows import LoraStack, StackRow
@@ -178,6 +179,51 @@ def test_exactly_one_lora_is_wanted(output):
         save_lora(None, NO_FILE, SaveOrder("x"))
     with pytest.raises(SaveError, match="both are given"):
         save_lora({"a.diff": torch.ones(2)}, "some.safetensors", SaveOrder("x"))
+
+
+@pytest.mark.parametrize("scheme", [KEEP, KOHYA, COMFY, PEFT])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_block_weighted_row_as_a_file_puts_the_same_weights_on_at_strength_1(
+    family, scheme, output
+):
+    """Flux' q of a fused weight included; through core's own loader where it reads the naming."""
+    model = small_model(family, torch.float32)
+    tensors = lora_for(model)
+    if scheme == PEFT:
+        tensors = with_diffusers_names(model, tensors)
+    name = save_lora(tensors, NO_FILE, SaveOrder("source"), model).name
+    blocks = {
+        "Flux": "D00=0.4; D01.attn.q=0; D01.attn.k=0.25; S01=0",
+        "SD1.5": "IN01=0.4; OUT00=0; OUT01.cross=0.25",
+        "SDXL": "IN01=0.4; OUT00=0; OUT01.cross=0.25",
+    }[family]
+    row = StackRow(name, 0.7, 0.0, blocks=blocks)
+    before = weights(model, model.model)
+    stacked = apply_stack(LoraStack((row,)), model, None, "strict").model
+    expected = deltas(before, weights(stacked, model.model))
+    saved = save_lora(None, NO_FILE, SaveOrder("weighted", scheme), model, row=row)
+    assert "use it at strength 1" in saved.report
+    again = apply_stack(LoraStack((StackRow(saved.name, 1.0, 0.0),)), model, None, "strict").model
+    assert_same(deltas(before, weights(again, model.model)), expected)
+    if (family, scheme) not in NOT_CORES:
+        patched, _ = comfy.sd.load_lora_for_models(
+            model, None, load_file(output / saved.name), 1.0, 0.0
+        )
+        assert_same(deltas(before, weights(patched, model.model)), expected)
+    with safe_open(output / saved.name, "pt") as file:
+        assert json.loads(file.metadata()["loom_strengths"])["blocks"] == blocks
+
+
+def test_a_row_with_blocks_needs_its_model_and_a_row_that_is_there(output):
+    model = small_model("SD1.5", torch.float32)
+    name = save_lora(lora_for(model), NO_FILE, SaveOrder("source"), model).name
+    row = StackRow(name, blocks="IN01=0.5")
+    with pytest.raises(SaveError, match="Connect MODEL"):
+        save_lora(None, NO_FILE, SaveOrder("x"), row=row)
+    with pytest.raises(SaveError, match="has a schedule"):
+        save_lora(None, NO_FILE, SaveOrder("x"), model, row=StackRow(name, schedule="0@0,1@1"))
+    with pytest.raises(SaveError, match="Row 2 is not there: the LORA_STACK has 1 rows"):
+        row_to_save([(name, 1.0, 1.0)], 2)
 
 
 def save_prompt(client, **inputs):

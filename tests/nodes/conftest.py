@@ -102,8 +102,10 @@ def _fake_host(
         if name is not None and ".." in name:
             raise errors.SaveError(f"'{name}' cannot be a file name")
 
-    def save_lora(lora_model: Any, lora_name: str, order: Any, model: Any, clip: Any) -> Any:
-        applied.append((lora_model, lora_name, order, model, clip))
+    def save_lora(
+        lora_model: Any, lora_name: str, order: Any, model: Any, clip: Any, row: Any = None
+    ) -> Any:
+        applied.append((lora_model, lora_name, order, model, clip, *([row] if row else [])))
         return types.SimpleNamespace(name="loom/x.safetensors", report="saved", tensors=lora_model)
 
     def block_stack(lora_stack: Any, blocks: str, row: int, *rest: Any) -> Any:
@@ -126,9 +128,28 @@ def _fake_host(
             stack=list(lora_stack), positive=["positive"], negative=negative, report="said"
         )
 
+    def sweep_stack(*asked: Any) -> Any:
+        applied.append(asked)
+        points = [types.SimpleNamespace(label=label) for label in ("0", "0.5")]
+        sweep = types.SimpleNamespace(points=points)
+        clips = None if asked[1] is None else ["clip 0", "clip 1"]
+        return types.SimpleNamespace(
+            models=["model 0", "model 1"], clips=clips, sweep=sweep, report="2 points"
+        )
+
+    def save_sheets(*asked: Any) -> Any:
+        applied.append(asked)
+        return types.SimpleNamespace(ui={"images": ["a sheet"]}, sheets="sheets", record="{}")
+
+    def show_effects(*asked: Any) -> Any:
+        applied.append(asked)
+        return types.SimpleNamespace(chart="chart", report="D05 matters", record="{}")
+
     interop = importlib.import_module(f"{base}.stack.interop")
     fakes = {
         "regioning": {"region_stack": region_stack},
+        "sweeping": {"sweep_stack": sweep_stack},
+        "contact": {"save_sheets": save_sheets, "show_effects": show_effects},
         "blocking": {"block_stack": block_stack},
         "datasets": _fake_datasets(errors, made),
         "messages": {"stop_with": Stop},
@@ -161,6 +182,7 @@ def _fake_host(
             "SaveOrder": lambda *values: values,
             "check_order": check_order,
             "save_lora": save_lora,
+            "row_to_save": lambda stack, row: None if stack is None else stack[row - 1],
         },
         "inspecting": {
             "STACK_INPUT": "[the LORA_STACK input]",

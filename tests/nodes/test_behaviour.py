@@ -85,6 +85,14 @@ def test_save_hands_the_whole_order_over_and_the_lora_on(pack):
     assert answer["ui"]["text"] == ["saved"]
 
 
+def test_save_takes_a_row_of_a_stack_by_its_number(pack):
+    pack.nodes["LoomSave"]().save(
+        "x", "keep", "keep", "refuse", lora_stack=["first", "second"], row=2, model="model"
+    )
+    assert pack.applied[-1][0] is None
+    assert pack.applied[-1][-1] == "second"
+
+
 def test_save_refuses_before_the_graph_runs_what_can_be_known(pack):
     validate = pack.nodes["LoomSave"].VALIDATE_INPUTS
     assert validate("loom/x") is True
