@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .adapters import AdapterFile, Leftover
 from .files.bases import base_of
+from .files.cache import once_an_object
 from .stack.rows import StackRow
 
 
@@ -82,6 +83,7 @@ class Account:
         return "\n".join([*self.notes, *lines, *self.how, *self.alerts])
 
 
+@once_an_object
 def describe(adapter: AdapterFile) -> str:
     """Base, rank, alpha and kind in words: "SDXL, rank 32, alpha 16, LoCon"."""
     modules = list(adapter.modules.values())

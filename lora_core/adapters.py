@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -67,9 +68,14 @@ class LowRank:
     def rank(self) -> int:
         return int(self.down.shape[0])
 
-    @property
+    @cached_property
     def scale(self) -> float:
         return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @cached_property
+    def matrices(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """up: (out, rank) and down: (rank, in * kernel), views; where there is a mid, down lacks it."""
+        return self.up.flatten(1), self.down.flatten(1)
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -117,7 +123,8 @@ class Leftover:
     reason: str
 
 
-@dataclass(frozen=True)
+# Compared by identity: two files are the same where they are one object.
+@dataclass(frozen=True, eq=False)
 class AdapterFile:
     """One LoRA as read. Every tensor key is in exactly one adapter's keys or in leftovers.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from .account import Account, PartCount, RowAccount
 from .adapters import Adapter, AdapterFile, Difference, Leftover
@@ -29,9 +30,8 @@ _GUESSES = 3
 _kept: BoundedCache[tuple[int, ...], tuple[Any, RowAccount, list[Match]]] = BoundedCache(1 << 30)
 
 
-@dataclass(frozen=True)
-class Term:
-    """One row's adapter on one weight.
+class Term(NamedTuple):
+    """One row's adapter on one weight. A tuple, because every run makes thousands.
 
     row: the row's place among those that were resolved. strength: the row's own; factor: what its blocks make of it.
     """
@@ -52,7 +52,7 @@ class PartPatches:
     def steps(self) -> Mapping[Target, tuple[Step, ...]]:
         """For each weight or bias its steps, all rows of the stack in one list."""
         return {
-            target: steps_of((term.adapter, term.strength * term.factor) for term in terms)
+            target: steps_of([(term.adapter, term.strength * term.factor) for term in terms])
             for target, terms in self.terms.items()
         }
 
@@ -65,8 +65,7 @@ class ResolvedPatches:
     clip: PartPatches = PartPatches()
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """An adapter that found its weight. part: "model" or "clip"."""
 
     part: str
@@ -88,20 +87,23 @@ def resolve(
     Raises MatchError, and StackError where a row's block strengths do not fit the model.
     """
     accounts: list[RowAccount] = []
-    terms: dict[str, dict[Target, list[Term]]] = {"model": {}, "clip": {}}
+    terms: Mapping[str, dict[Target, list[Term]]] = {
+        "model": defaultdict(list),
+        "clip": defaultdict(list),
+    }
     table = cache(lambda: block_table(model, clip))
-    for number, (row, adapter) in enumerate(rows):
-        account, matches = _matched(row, adapter, {"model": model, "clip": clip})
+    for number, (row, lora) in enumerate(rows):
+        account, matches = _matched(row, lora, {"model": model, "clip": clip})
         check(account, matching)
         blocks = row_blocks(row, table(), presets) if row.blocks.strip() else None
         said = said_of_blocks(((match.target, match.adapter) for match in matches), blocks)
         accounts.append(replace(account, blocks=said))
         strengths = {"model": row.model, "clip": row.clip}
-        for match in matches:
-            for target, item, factor in by_share(match.target, match.adapter, blocks):
-                if strengths[match.part] * factor != 0:
-                    term = Term(number, item, strengths[match.part], factor)
-                    terms[match.part].setdefault(target, []).append(term)
+        for part, target, adapter in matches:
+            strength, of_part = strengths[part], terms[part]
+            for share, item, factor in by_share(target, adapter, blocks):
+                if strength * factor != 0:
+                    of_part[share].append(Term(number, item, strength, factor))
     return ResolvedPatches(_gather(terms["model"]), _gather(terms["clip"])), Account(
         tuple(accounts)
     )

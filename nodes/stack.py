@@ -102,7 +102,7 @@ class LoomStack:
             "\n".join(filter(None, [_spec.report(applied.account, applied.notes), *own.unread])),
             model_out,
             clip_out,
-            outgoing(whole),
+            outgoing(whole, applied.opened),
             applied.trigger_words,
             applied.facts,
             loom_rows=[item.facts() for item in applied.identities if item.row in own.stack.rows],

@@ -13,12 +13,11 @@ def factors(adapter: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
     The dtype is the file's, except that a CP-decomposed adapter (mid) has its A contracted in float32:
     A[p, i, kh, kw] = sum_q mid[p, q, kh, kw] * down[q, i]. Yeh et al. 2023 (LyCORIS), LoCon with Tucker core.
     """
-    up = adapter.up.flatten(1)
+    up, down = adapter.matrices
     if adapter.mid is None:
-        return up, adapter.down.flatten(1)
-    down = adapter.down.flatten(1).float()
+        return up, down
     mid = adapter.mid.float()
-    contracted = torch.einsum("pq...,qi->pi...", mid, down)
+    contracted = torch.einsum("pq...,qi->pi...", mid, down.float())
     return up, contracted.flatten(1)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from ..adapters import AdapterFile
+from .cache import once_an_object
 
 # Key names that only one base has. The first base that is found wins: the special ones stand first.
 # HunyuanVideo is built like Flux with a block more of each kind; kohya's underscores hide the rest.
@@ -48,6 +49,7 @@ _METADATA_MARKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 )
 
 
+@once_an_object
 def base_of(adapter: AdapterFile) -> str | None:
     """The base this LoRA was made for, in words, or None where nothing tells.
 

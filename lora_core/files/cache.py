@@ -1,10 +1,13 @@
-"""A bounded cache: least recently used entries leave when the bytes run over."""
+"""Two ways to keep what was computed: by bytes, least recently used first out; and for as long as an object lives."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import wraps
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -43,3 +46,16 @@ class BoundedCache(Generic[Key, Value]):
     @property
     def used(self) -> int:
         return self._used
+
+
+def once_an_object(function: Callable[[Any], Value]) -> Callable[[Any], Value]:
+    """The function, computed once for each object and kept while that lives. For values that are compared by identity."""
+    known: WeakKeyDictionary[Any, Value] = WeakKeyDictionary()
+
+    @wraps(function)
+    def kept(item: Any) -> Value:
+        if item not in known:
+            known[item] = function(item)
+        return known[item]
+
+    return kept

@@ -14,19 +14,33 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ..adapters import AdapterFile
+from .cache import once_an_object
 from .metadata import guessed_facts, metadata_facts
 from .said import LoraFacts, Said, joined
 from .sidecars import sidecar_facts
 
-__all__ = ["LoraFacts", "Said", "facts_text", "gather", "joined"]
+__all__ = ["LoraFacts", "Said", "facts_text", "gather", "gather_of", "joined"]
 
 
 def gather(metadata: Mapping[str, str], path: Path | None = None) -> LoraFacts:
     """The facts of one LoRA. path: its file, None for a LoRA in memory, which has no sidecars. Never raises."""
-    sure = metadata_facts(metadata)
+    return _with_sidecars(metadata_facts(metadata), guessed_facts(metadata), path)
+
+
+def gather_of(adapter: AdapterFile, path: Path | None) -> LoraFacts:
+    """gather for a file that was read; its own metadata is looked through once."""
+    return _with_sidecars(*_own(adapter), path)
+
+
+@once_an_object
+def _own(adapter: AdapterFile) -> tuple[LoraFacts, LoraFacts]:
+    return metadata_facts(adapter.metadata), guessed_facts(adapter.metadata)
+
+
+def _with_sidecars(sure: LoraFacts, guessed: LoraFacts, path: Path | None) -> LoraFacts:
     if path is not None:
         sure = joined((sure, sidecar_facts(path)))
-    guessed = guessed_facts(metadata)
     return joined((sure, replace(guessed, words=()) if sure.words else guessed))
 
 

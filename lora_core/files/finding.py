@@ -105,13 +105,13 @@ def lora_files(shelf: Shelf) -> dict[str, Path]:
 
 def _named(name: str, shelf: Shelf) -> Found | None:
     """The file that the name alone means, with a note where it lies in another folder."""
-    listed = _listed(name, shelf)
-    notes = ()
-    if listed is None:
-        listed = _in_other_folder(name, shelf)
-        notes = (f"found as {listed}; the workflow named {name}",)
+    if (found := _listed(name, shelf)) is not None:
+        return found
+    listed = _in_other_folder(name, shelf)
     path = shelf.path_of(listed) if listed is not None else None
-    return None if listed is None or path is None else Found(listed, path, notes)
+    if listed is None or path is None:
+        return None
+    return Found(listed, path, (f"found as {listed}; the workflow named {name}",))
 
 
 def _agreement(wanted: Wanted, hashes: FileHashes) -> tuple[str, ...] | None:
@@ -166,8 +166,8 @@ def _to_hash(wanted: Wanted, shelf: Shelf, unhashed: list[Path]) -> list[Path]:
     return unhashed
 
 
-def _listed(name: str, shelf: Shelf) -> str | None:
-    """The host's spelling: separators of other systems and a missing extension are understood."""
+def _listed(name: str, shelf: Shelf) -> Found | None:
+    """By the host's spelling: separators of other systems and a missing extension are understood."""
     plain = slashed(name)
     if plain.startswith("/") or re.match(r"^[A-Za-z]:", plain) or ".." in plain.split("/"):
         raise LoraFileError(
@@ -175,8 +175,8 @@ def _listed(name: str, shelf: Shelf) -> str | None:
         )
     for spelling in dict.fromkeys((name, plain, f"{plain}{_EXTENSION}")):
         listed = os.path.normpath(spelling)
-        if shelf.path_of(listed) is not None:
-            return listed
+        if (path := shelf.path_of(listed)) is not None:
+            return Found(listed, path)
     return None
 
 

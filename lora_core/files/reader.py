@@ -64,10 +64,13 @@ def read_adapters(files: Sequence[tuple[Path, str, bool]]) -> list[AdapterFile]:
 
     Two at a time: reading lets other threads run, so one file is parsed while the next is read.
     """
-    with ThreadPoolExecutor(_READERS) as pool, _no_collection():
-        once = dict.fromkeys(files)
-        found = dict(zip(once, pool.map(lambda file: read_adapter(*file), once), strict=True))
-    return [found[file] for file in files]
+    found = {file: _cache.get((file[1], file_stamp(file[0]))) for file in files}
+    unread = [file for file, adapter in found.items() if adapter is None]
+    if unread:
+        with ThreadPoolExecutor(_READERS) as pool, _no_collection():
+            read = pool.map(lambda file: read_adapter(*file), unread)
+            found |= dict(zip(unread, read, strict=True))
+    return [adapter for file in files if (adapter := found[file]) is not None]
 
 
 @contextmanager

@@ -43,12 +43,17 @@ class LoraFacts:
     notes: tuple[str, ...] = ()
 
 
+NOTHING_SAID = LoraFacts()
+
+
 def joined(parts: Iterable[LoraFacts]) -> LoraFacts:
     """One account of several, the most trusted first: it wins wherever two speak of the same thing.
 
     Words are gathered from all, each once (capitals do not count); so are notes.
     """
-    listed = list(parts)
+    listed = [part for part in parts if part is not NOTHING_SAID] or [NOTHING_SAID]
+    if len(listed) == 1:
+        return listed[0]
     merged: dict[str, Any] = {}
     for name in (item.name for item in fields(LoraFacts)):
         values = [getattr(part, name) for part in listed]

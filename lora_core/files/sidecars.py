@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from .cache import BoundedCache
@@ -35,7 +36,7 @@ def sidecar_facts(path: Path) -> LoraFacts:
         known = joined(_facts(side, reader, path) for reader, side in present)
         _cache.put(key, known, _FACTS_BYTES)
     preview = _preview(path)
-    return joined((LoraFacts(preview=Said(preview, preview.name) if preview else None), known))
+    return known if preview is None else replace(known, preview=Said(preview, preview.name))
 
 
 def _beside(path: Path, suffix: str) -> Path | None:

@@ -32,21 +32,21 @@ class Hashed:
 
 def known_hashes(path: Path) -> FileHashes | None:
     """The hashes of a file as the index has them; None where it was not hashed in its present state, or is gone."""
-    row = _known_row(path)
-    return None if row is None else FileHashes(row.sha256, row.autov3)
+    try:
+        return _known(real_stamp(path))
+    except LoraFileError:
+        return None
 
 
-def known_finite(path: Path) -> bool:
+def known_finite(stamp: FileStamp) -> bool:
     """Whether these very bytes were read before and hold no NaN and no infinity, so that they need not be searched."""
-    row = _known_row(path)
+    row = read_index(index_file()).get(stamp)
     return row is not None and row.finite
 
 
-def _known_row(path: Path) -> IndexRow | None:
-    try:
-        return read_index(index_file()).get(real_stamp(path))
-    except LoraFileError:
-        return None
+def _known(stamp: FileStamp) -> FileHashes | None:
+    row = read_index(index_file()).get(stamp)
+    return None if row is None else FileHashes(row.sha256, row.autov3)
 
 
 def known_sizes(sha256: str) -> frozenset[int]:
@@ -92,24 +92,28 @@ def hash_files(paths: Iterable[Path]) -> Hashed:
     return Hashed(hashes, faults)
 
 
-def hashes_of(bases: Mapping[Path, str | None]) -> dict[Path, FileHashes]:
+def hashes_of(bases: Mapping[FileStamp, str | None]) -> dict[FileStamp, FileHashes]:
     """The hashes of files that were read, those that are missing computed under one bar.
 
-    bases: the base that each was made for, as far as it is known. It is kept in the index too, and that the weights are
-    finite, which reading a file checks. Raises LoraFileError.
+    bases: the real_stamp of each when it was read -> the base that it was made for, as far as it is known. That is kept
+    in the index too, and that the weights are finite, which reading a file checks.
+    Raises LoraFileError, also where a file was replaced since it was read.
     """
-    known = {path: known_hashes(path) for path in bases}
-    hashed = hash_files([path for path, hashes in known.items() if hashes is None])
+    known = {stamp: _known(stamp) for stamp in bases}
+    hashed = hash_files([Path(stamp[0]) for stamp, hashes in known.items() if hashes is None])
     for fault in hashed.faults.values():
         raise LoraFileError(fault)
+    for path, *_ in (stamp for stamp in bases if real_stamp(Path(stamp[0])) != stamp):
+        name = Path(path).name
+        raise LoraFileError(f"{name}: the file changed while it was read. Run again.")
     index = read_index(index_file())
     rows = {
         stamp: replace(index[stamp], base=base or index[stamp].base, finite=True)
-        for stamp, base in ((real_stamp(path), base) for path, base in bases.items())
+        for stamp, base in bases.items()
         if stamp in index
     }
     _keep({stamp: row for stamp, row in rows.items() if row != index[stamp]})
-    return {path: hashes or hashed.hashes[path] for path, hashes in known.items()}
+    return {stamp: hashes or hashed.hashes[Path(stamp[0])] for stamp, hashes in known.items()}
 
 
 def _size(path: Path) -> int:

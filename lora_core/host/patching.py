@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 
-from ..algebra.steps import grown_shape, is_linear, joined, run, widened
+from ..algebra.steps import grown_shape, is_linear, joined, run
 from ..errors import PatchError
 from ..resolve import PartPatches, ResolvedPatches
 from ..targets import Target
@@ -60,7 +60,7 @@ class StackAdapter(WeightAdapterBase):
                 return _rearranged(weight, steps, function)
             if len(steps) == 1 and steps[0][0] == "low_rank":
                 _, tensors, scales = steps[0]
-                return _add_product(weight, *joined(widened(tensors, weight.device), scales))
+                return _add_product(weight, *joined(tensors, scales, weight.device))
             return _written(weight, run(_wide(weight), steps))
         except torch.cuda.OutOfMemoryError:
             raise  # the host has its own way out: it unloads models and says so

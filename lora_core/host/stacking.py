@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ..account import Account
 from ..adapters import AdapterFile
-from ..errors import LoraFileError
 from ..files.bases import base_of
-from ..files.facts import LoraFacts, gather
+from ..files.facts import LoraFacts, gather_of
 from ..files.finding import Found, Undecided
 from ..files.identity import real_stamp
 from ..files.parse import parse_state_dict
@@ -37,17 +37,29 @@ class Applied:
     """A stack on a model. model, clip: patched clones, or what came in where nothing was to be patched.
 
     account: None where neither MODEL nor CLIP is connected, so that nothing was matched.
-    identities: the rows that came from files, and the files. notes: what their finding left to say, a line each.
-    trigger_words, facts: of the active rows, as text.
+    opened: the active rows with their LoRAs. identities: those that came from files, and the files.
+    notes: what their finding left to say, a line each. trigger_words, facts: of the active rows, as text.
     """
 
     model: Any
     clip: Any
     account: Account | None
-    trigger_words: str
+    opened: tuple[OpenRow, ...]
     identities: tuple[Identified, ...] = ()
     notes: tuple[str, ...] = ()
-    facts: str = ""
+
+    @cached_property
+    def trigger_words(self) -> str:
+        return joined_words(self._known)
+
+    @cached_property
+    def facts(self) -> str:
+        return stack_facts(self._known)
+
+    @cached_property
+    def _known(self) -> list[tuple[StackRow, LoraFacts]]:
+        """Read only where somebody asks: sidecars are many small files."""
+        return [(item.row, facts_of(item)) for item in self.opened]
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,14 @@ def in_memory_row(tensors: Mapping[str, torch.Tensor], model: float, clip: float
     return StackRow(name, model, clip, adapter=replace(adapter, label=name))
 
 
-def outgoing(stack: LoraStack) -> StackList:
-    """The stack for a LORA_STACK socket: every name as the host lists it. Raises LoraFileError."""
-    names = (row.name if row.adapter is not None else find_row(row).name for row in stack.rows)
-    return StackList(stack, names)
+def outgoing(stack: LoraStack, opened: Sequence[OpenRow] = ()) -> StackList:
+    """The stack for a LORA_STACK socket: every name as the host lists it. Raises LoraFileError.
+
+    opened: those of its rows whose files were found already.
+    """
+    names = {item.row: item.found.name for item in opened if item.found is not None}
+    names |= {row: row.name for row in stack.rows if row.adapter is not None}
+    return StackList(stack, (names.get(row) or find_row(row).name for row in stack.rows))
 
 
 def apply_stack(
@@ -92,19 +108,17 @@ def apply_stack(
     """
     opened = open_rows(stack.active.rows)
     identities = identify(opened)
-    known = [(item.row, facts_of(item)) for item in opened]
-    words, facts = joined_words(known), stack_facts(known)
     of_rows = (f"{item.row.name}: {note}" for item in opened for note in item.notes)
     notes = (*stack.notes, *of_rows)
     if model is None and clip is None:
-        return Applied(None, None, None, words, identities, notes, facts)
+        return Applied(None, None, None, tuple(opened), identities, notes)
     loaded = [(item.row, item.adapter) for item in opened]
     resolved, account = resolve(loaded, *_target_maps(model, clip), matching, presets_for(stack))
     rows = zip(account.rows, opened, strict=True)
     done = apply_in_mode(model, clip, resolved, [item.row for item in opened], mode)
     noted = tuple(replace(row, notes=item.notes) for row, item in rows)
     account = Account(noted, stack.notes, done.how, done.alerts)
-    return Applied(done.model, done.clip, account, words, identities, notes, facts)
+    return Applied(done.model, done.clip, account, tuple(opened), identities, notes)
 
 
 def open_rows(rows: Sequence[StackRow]) -> list[OpenRow]:
@@ -112,7 +126,7 @@ def open_rows(rows: Sequence[StackRow]) -> list[OpenRow]:
     found = {row: find_row(row) for row in rows if row.adapter is None}
     stamps = {row: real_stamp(file.path) for row, file in found.items()}
     read = read_adapters(
-        [(file.path, file.name, known_finite(file.path)) for file in found.values()]
+        [(file.path, file.name, known_finite(stamps[row])) for row, file in found.items()]
     )
     adapters = dict(zip(found, read, strict=True))
     return [
@@ -133,15 +147,14 @@ def identify(opened: Sequence[OpenRow]) -> tuple[Identified, ...]:
 
     Raises LoraFileError where a file was replaced between reading and hashing it.
     """
-    files = [(item, item.found) for item in opened if item.found is not None]
-    bases = {found.path: base_of(item.adapter) for item, found in files}
-    hashes = hashes_of(bases)
-    for item, found in files:
-        if real_stamp(found.path) != item.stamp:
-            raise LoraFileError(f"{found.name}: the file changed while it was read. Run again.")
+    files = [
+        (item.row, item.found, item.stamp, base_of(item.adapter))
+        for item in opened
+        if item.found is not None and item.stamp is not None
+    ]
+    hashes = hashes_of({stamp: base for _, _, stamp, base in files})
     return tuple(
-        Identified(item.row, found.name, hashes[found.path], bases[found.path])
-        for item, found in files
+        Identified(row, found.name, hashes[stamp], base) for row, found, stamp, base in files
     )
 
 
@@ -152,7 +165,7 @@ def load_row(row: StackRow) -> AdapterFile:
 
 def facts_of(item: OpenRow) -> LoraFacts:
     """What the file and its sidecars say of a row's LoRA; of one in memory only its own metadata speaks."""
-    return gather(item.adapter.metadata, None if item.found is None else item.found.path)
+    return gather_of(item.adapter, None if item.found is None else item.found.path)
 
 
 def load_named(name: str) -> AdapterFile:

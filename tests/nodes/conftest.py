@@ -83,6 +83,7 @@ def _fake_host(
             model=model and f"patched {model}",
             clip=clip and f"patched {clip}",
             account=account.Account() if model or clip else None,
+            opened=(),
             trigger_words="ohwx",
             identities=tuple(
                 lock.Identified(
@@ -155,7 +156,9 @@ def _fake_host(
             "apply_stack": apply_stack,
             "check_names": lambda stack: [find_lora(row.name, row.sha256) for row in stack.rows],
             "stack_stamp": lambda stack: repr([(row.name, row.sha256) for row in stack.rows]),
-            "outgoing": lambda stack: interop.StackList(stack, [row.name for row in stack.rows]),
+            "outgoing": lambda stack, opened=(): interop.StackList(
+                stack, [row.name for row in stack.rows]
+            ),
             "in_memory_row": lambda tensors, model, clip: importlib.import_module(
                 f"{base}.stack.rows"
             ).StackRow(f"memory of {len(tensors)}", model, clip),
