@@ -73,7 +73,9 @@ def sweep_stack(
         points.append(point_of(index, len(across.labels), pair, scene.stack, energy(point_stack)))
         advance(index + 1)
     sweep = Sweep(across, down, tuple(points), hashes)
-    return Swept(patched.models, patched.clips, sweep, _report(sweep, accounts))
+    found = [f"{item.row.name}: {note}" for item in opened for note in item.notes]
+    report = "\n".join([*found, _report(sweep, accounts)])
+    return Swept(patched.models, patched.clips, sweep, report)
 
 
 def _energy_of_swept(
