@@ -13,7 +13,7 @@ from ..stack.interop import read_lora_stack
 from ..stack.rows import LoraStack
 from ..sweep.axes import Scene, Step
 from ..sweep.energy import energy_meter
-from ..sweep.points import AXES, Sweep, plan_sweep, point_of, stack_of
+from ..sweep.points import AXES, Point, Sweep, plan_sweep, point_of, stack_of
 from ..sweep.values import AxisOrder
 from .modes import apply_in_mode
 from .patching import apply_patches
@@ -55,16 +55,17 @@ def sweep_stack(
     opened = open_rows(stack.rows)
     hashes = {item.name: item.hashes.sha256 for item in identify(opened)}
     carried = tuple(replace(item.row, adapter=item.adapter) for item in opened)
+    points: list[Point] = []
     scene = Scene(
         LoraStack(carried, stack.notes),
         model_targets(model),
         None if clip is None else clip_targets(clip),
         presets_for(stack),
+        lambda: advance(len(points)),
     )
     across, down, steps = plan_sweep(x, y, scene)
     advance = progress_of(len(steps))
-    scene = replace(scene, advance=lambda: advance(0))
-    points, patched, accounts = [], _Patched(model, clip), []
+    patched, accounts = _Patched(model, clip), []
     energy = _energy_of_swept(x, y, scene, steps)
     for index, pair in enumerate(steps):
         point_stack = stack_of(pair, scene.stack)
@@ -72,7 +73,9 @@ def sweep_stack(
         points.append(point_of(index, len(across.labels), pair, scene.stack, energy(point_stack)))
         advance(index + 1)
     sweep = Sweep(across, down, tuple(points), hashes)
-    return Swept(patched.models, patched.clips, sweep, _report(sweep, accounts))
+    found = [f"{item.row.name}: {note}" for item in opened for note in item.notes]
+    report = "\n".join([*found, _report(sweep, accounts)])
+    return Swept(patched.models, patched.clips, sweep, report)
 
 
 def _energy_of_swept(

@@ -15,9 +15,12 @@ import pytest
 import torch
 from meta_models import SETTINGS, meta_model
 
+from lora_core.adapters import AdapterFile, LowRank
 from lora_core.host.targets import model_targets
+from lora_core.resolve import resolve
 from lora_core.stack.blockstrengths import block_strengths
 from lora_core.stack.blocktable import BlockTable, block_table
+from lora_core.stack.rows import StackRow
 from lora_core.targets import TargetMap
 
 # Blocks by family as its authors count them: prefix -> how many. "" where a family has no numbered blocks.
@@ -135,6 +138,47 @@ def test_blocks_are_those_that_the_family_is_known_to_have(tables, family):
     for block in table.numbered():
         found[block.rstrip("0123456789")] = found.get(block.rstrip("0123456789"), 0) + 1
     assert found == WRITTEN[family]
+
+
+def lora_on(targets: TargetMap) -> AdapterFile:
+    """Rank 1 on every whole matrix and convolution that the host has a name for; next to no memory."""
+    modules, seen = {}, set()
+    for name, target in targets.names.items():
+        shape = targets.shapes.get(target.key, ())
+        if target.offset is None and len(shape) >= 2 and target.key not in seen:
+            seen.add(target.key)
+            up, down = torch.ones(1, 1), torch.ones(1, *(1,) * (len(shape) - 1))
+            modules[name] = LowRank(up.expand(shape[0], 1), down.expand(1, *shape[1:]), 1.0)
+    return AdapterFile("every weight", modules)
+
+
+def scales(targets: TargetMap, file: AdapterFile, blocks: str) -> dict[str, float]:
+    """Weight -> what multiplies the delta on it, of a row at 0.8."""
+    row = StackRow("every weight", 0.8, 0.0, blocks=blocks)
+    resolved, _ = resolve([(row, file)], targets, None, "partial")
+    return {
+        target.key: sum(term.strength * term.factor for term in terms)
+        for target, terms in resolved.model.terms.items()
+    }
+
+
+@pytest.mark.parametrize("family", [family for family in SETTINGS if WRITTEN.get(family)])
+def test_on_every_family_a_block_takes_its_strength_times_the_rows_and_no_other_block_does(
+    tables, family
+):
+    """A weight without a patch is the base's own, to the bit."""
+    targets, table = tables[family]
+    file = lora_on(targets)
+    plain = scales(targets, file, "")
+    assert set(plain.values()) == {0.8}
+    assert scales(targets, file, "*=1") == plain
+    block = next(each for each in table.numbered() if set(table.weights[each]) & set(plain))
+    inside = set(table.weights[block]) & set(plain)
+    without = scales(targets, file, f"{block}=0")
+    assert without == {key: scale for key, scale in plain.items() if key not in inside}
+    weak = scales(targets, file, f"{block}=0.25")
+    assert {key for key in plain if weak[key] != plain[key]} == inside
+    assert {weak[key] for key in inside} == {0.2}
 
 
 @pytest.mark.parametrize("family", SETTINGS)

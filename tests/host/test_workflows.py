@@ -13,13 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from tools.devkit.host_client import PromptFailed
 
+# What they save first is a sheet or a chart.
+SHEETS = {"strength_sweep", "block_effect_map"}
 ROWS = [{"lora": STYLE, "model": 0.8}, {"lora": CHARACTER, "model": 0.9}]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in TWINS.glob("*.json")))
 def test_every_toy_workflow_runs_and_saves_a_picture(client, name):
     picture = pixels(client, twin(client, name))
-    assert picture.shape == (128, 128, 3)
+    if name in SHEETS:
+        assert picture.shape[1] > 700
+    else:
+        assert picture.shape == (128, 128, 3)
     assert picture.std() > 1
 
 
