@@ -22,6 +22,7 @@ if DYNAMIC:  # before torch, as the host's own start does
     comfy_aimdo.control.init()
 
 import argparse  # noqa: E402
+import importlib  # noqa: E402
 import random  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -35,7 +36,6 @@ from tools.bench_stack import core_side, load, our_side  # noqa: E402
 from tools.benching import BenchRow, median_row, publish, seconds  # noqa: E402
 
 # isort: split
-import comfy.memory_management  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import folder_paths  # noqa: E402
@@ -63,7 +63,8 @@ def enable_dynamic() -> None:
     check(bool(working), "comfy-aimdo works on this machine")
     host: Any = comfy.model_patcher
     host.CoreModelPatcher = host.ModelPatcherDynamic
-    comfy.memory_management.aimdo_enabled = True
+    newer: Any = importlib.import_module("comfy.memory_management")
+    newer.aimdo_enabled = True
 
 
 def output(patched: Any, model: Any, name: str) -> torch.Tensor:

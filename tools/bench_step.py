@@ -81,28 +81,28 @@ def answered(calls: list[Call]) -> Iterator[None]:
             layer.__dict__.pop("forward", None)
 
 
-def added(patched: Any, calls: list[Call], rounds: int) -> list[float]:
-    """Seconds that a patched MODEL's injections add to the calls of one step, turn by turn."""
+def added(patched: Any, calls: list[Call]) -> Callable[[], float]:
+    """What measures the seconds that a patched MODEL's injections add to the calls of one step."""
 
     def run() -> None:
         for _, layer, x, _ in calls:
             layer(x)
 
     def measured() -> float:
-        patched.inject_model()
-        try:
-            return seconds(run)
-        finally:
-            patched.eject_model()
+        with answered(calls):
+            without = seconds(run)
+            patched.inject_model()
+            try:
+                return seconds(run) - without
+            finally:
+                patched.eject_model()
 
-    with answered(calls):
-        measured()
-        both = interleaved(measured, lambda: seconds(run), rounds)
-    return [with_it - without for with_it, without in zip(*both, strict=True)]
+    measured()
+    return measured
 
 
-def products(patched: Any, calls: list[Call], rounds: int) -> list[float]:
-    """Seconds of the two products of each call, factors joined for all LoRAs, added into the outputs."""
+def products(patched: Any, calls: list[Call]) -> Callable[[], float]:
+    """What measures the two products of each call, factors joined for all LoRAs, added into the outputs."""
     (stack,) = (
         cell.cell_contents for cell in _cells(patched) if hasattr(cell.cell_contents, "bank")
     )
@@ -123,7 +123,7 @@ def products(patched: Any, calls: list[Call], rounds: int) -> list[float]:
                 out.view(-1, out.shape[-1]).addmm_(hidden, up.t())
 
     run()
-    return [seconds(run) for _ in range(rounds)]
+    return lambda: seconds(run)
 
 
 def _cells(patched: Any) -> tuple[Any, ...]:
@@ -135,14 +135,17 @@ def bench_case(
     case: str, model: Any, names: list[str], calls: list[Call], rounds: int
 ) -> list[BenchRow]:
     live = our_side(model, names, "live").nodes(0.01)
-    ours = added(live, calls, rounds)
-    rows = [median_row(f"live {case} products", ours, products(live, calls, rounds))]
+    rivals = {"products": products(live, calls)}
     bypass = getattr(comfy.sd, "load_bypass_lora_for_models", None)
     if bypass is not None and len(names) == 1:
         path = folder_paths.get_full_path_or_raise("loras", names[0])
         patched, _ = bypass(model, None, comfy.utils.load_torch_file(path), 0.01, 0.0)
-        rows.append(median_row(f"live {case} bypass", ours, added(patched, calls, rounds)))
-    return rows
+        rivals["bypass"] = added(patched, calls)
+    ours = added(live, calls)
+    return [
+        median_row(f"live {case} {name}", *interleaved(ours, rival, rounds))
+        for name, rival in rivals.items()
+    ]
 
 
 def whole_step(case: str, model: Any, name: str, names: list[str], rounds: int) -> BenchRow:
