@@ -93,11 +93,13 @@ def read_schedule(text: str) -> Schedule | None:
         keywords |= _keyword(part, text) if "=" in part else {}
     frames = [part for part in parts if "=" not in part]
     if len(frames) > 1:
-        raise StackError(f"Schedule '{text}' has keyframes in two places. {_EXAMPLE}")
+        raise StackError(f"Schedule '{text:.200}' has keyframes in two places. {_EXAMPLE}")
     found = _frames(frames[0], text) if frames else ()
     curve = keywords.get("curve", "linear")
     if curve not in CURVES:
-        raise StackError(f"Schedule '{text}': no curve '{curve}'; choose of {', '.join(CURVES)}.")
+        raise StackError(
+            f"Schedule '{text:.200}': no curve '{curve:.100}'; choose of {', '.join(CURVES)}."
+        )
     return Schedule(
         found,
         curve,
@@ -117,7 +119,7 @@ def _keyword(part: str, text: str) -> dict[str, str]:
         return {"start": span[1], "stop": span[2]}
     if name not in ("start", "stop", "curve"):
         raise StackError(
-            f"Schedule '{text}': '{part}' is not understood. Known are start=, stop=, step=5-10 and curve=."
+            f"Schedule '{text:.200}': '{part:.100}' is not understood. Known are start=, stop=, step=5-10 and curve=."
         )
     return {name: value}
 
@@ -128,12 +130,16 @@ def _frames(part: str, text: str) -> tuple[Keyframe, ...]:
     for number, frame in enumerate(part.split(",")):
         match = _FRAME.fullmatch(frame)
         if match is None:
-            raise StackError(f"Schedule '{text}': '{frame.strip()}' is no keyframe. {_EXAMPLE}")
+            raise StackError(
+                f"Schedule '{text:.200}': '{frame.strip():.100}' is no keyframe. {_EXAMPLE}"
+            )
         value = float(match[1]) / (100 if match[2] else 1)
         position = float(match[3]) if match[3] is not None else float(number > 0)
         read.append(Keyframe(value, position, bool(match[2])))
     if [frame.position for frame in read] != sorted({frame.position for frame in read}):
-        raise StackError(f"Schedule '{text}': every keyframe must come after the one before it.")
+        raise StackError(
+            f"Schedule '{text:.200}': every keyframe must come after the one before it."
+        )
     return tuple(read)
 
 
@@ -145,5 +151,7 @@ def _position(value: str | None, text: str) -> float | None:
     except ValueError:
         position = -1.0
     if not 0 <= position < math.inf:
-        raise StackError(f"Schedule '{text}': '{value}' is no step and no share. {_EXAMPLE}")
+        raise StackError(
+            f"Schedule '{text:.200}': '{value:.100}' is no step and no share. {_EXAMPLE}"
+        )
     return position
