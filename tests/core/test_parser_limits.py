@@ -93,7 +93,7 @@ def parse_all(name: str) -> None:
             PARSERS[name](text)
         except LoraError as error:
             said = str(error)
-            # A message is for a person: it never holds a whole hostile text.
+            # A message is for a person: it never holds a whole hostile text. Those of merge choices still quote the item.
             if len(said) > 25_000 and name != "merge choices":
                 raise AssertionError(f"{name}: a message of {len(said)} characters") from error
 
