@@ -189,7 +189,7 @@ def _listed(name: str, shelf: Shelf) -> Found | None:
     plain = slashed(name)
     if plain.startswith("/") or re.match(r"^[A-Za-z]:", plain) or ".." in plain.split("/"):
         raise LoraFileError(
-            f"'{name}' points outside the loras folders. Give the name as the LoRA list shows it."
+            f"'{name:.300}' points outside the loras folders. Give the name as the LoRA list shows it."
         )
     for spelling in dict.fromkeys((name, plain)):
         listed = os.path.normpath(spelling)
@@ -234,7 +234,7 @@ def _has(wanted: Wanted, hashes: FileHashes) -> str:
 
 def _refusal(wanted: Wanted, hashes: FileHashes) -> str:
     return (
-        f"LoRA '{wanted.name}': the file of this name has {_has(wanted, hashes)}; the workflow was made with "
+        f"LoRA '{wanted.name:.300}': the file of this name has {_has(wanted, hashes)}; the workflow was made with "
         f"{_said(wanted)}, and no file in the loras folders has that. Get that file under any name; or, to use the "
         'one that is there, set "accept": true beside the hash (in the row of Loom Stack; in lora_lock of Loom '
         "Loader, an advanced input, which may also be cleared)."
@@ -245,20 +245,20 @@ def _missing(wanted: Wanted, shelf: Shelf) -> str:
     names = [slashed(name) for name in shelf.names()]
     if not names:
         return (
-            f"LoRA '{wanted.name}' not found: the loras folder is empty. "
+            f"LoRA '{wanted.name:.300}' not found: the loras folder is empty. "
             f"Put the file into models/loras and refresh (R).{_whereabouts(wanted)}"
         )
     several = sorted(slashed(name) for name in _meant(wanted.name, shelf))
     if len(several) > 1 and not wanted.hashed:
         return (
-            f"LoRA not found by this name alone: '{wanted.name}' may be {' or '.join(several)}. "
+            f"LoRA not found by this name alone: '{wanted.name:.300}' may be {' or '.join(several)}. "
             "Write the name with its folder and extension."
         )
     hashed = f", nor a file with {_said(wanted)} under another name" if wanted.hashed else ""
     near = _nearest(base_name(wanted.name), names)
     nearest = f" The nearest names: {', '.join(near)}." if near else ""
     return (
-        f"LoRA '{wanted.name}' not found in the loras folders{hashed}.{nearest} "
+        f"LoRA '{wanted.name:.300}' not found in the loras folders{hashed}.{nearest} "
         f"Put the file into models/loras, or choose another; press R to refresh the list.{_whereabouts(wanted)}"
     )
 

@@ -113,16 +113,20 @@ def read_schedule(text: str) -> Schedule | None:
         keywords |= _keyword(part, text) if "=" in part else {}
     frames = [part for part in parts if "=" not in part]
     if len(frames) > 1:
-        raise StackError(f"Schedule '{text}' has keyframes in two places. {_EXAMPLE}")
+        raise StackError(f"Schedule '{text:.200}' has keyframes in two places. {_EXAMPLE}")
     found = _frames(frames[0], text) if frames else ()
     curve = keywords.get("curve", "linear")
     if curve not in CURVES:
-        raise StackError(f"Schedule '{text}': no curve '{curve}'; choose of {', '.join(CURVES)}.")
+        raise StackError(
+            f"Schedule '{text:.200}': no curve '{curve:.100}'; choose of {', '.join(CURVES)}."
+        )
     turn, composite = (_turn(keywords.get(name), text) for name in ("turn", "composite"))
     if turn is not None and composite is not None:
-        raise StackError(f"Schedule '{text}': a row takes turns or is averaged, not both.")
+        raise StackError(f"Schedule '{text:.200}': a row takes turns or is averaged, not both.")
     if turn is None and "every" in keywords:
-        raise StackError(f"Schedule '{text}': every= needs turn=, for example turn=1/2:every=2.")
+        raise StackError(
+            f"Schedule '{text:.200}': every= needs turn=, for example turn=1/2:every=2."
+        )
     return Schedule(
         found,
         curve,
@@ -145,8 +149,8 @@ def _keyword(part: str, text: str) -> dict[str, str]:
         return {"start": span[1], "stop": span[2]}
     if name not in ("start", "stop", "curve", "turn", "every", "composite"):
         raise StackError(
-            f"Schedule '{text}': '{part}' is not understood. Known are start=, stop=, step=5-10, curve=, turn=1/2, "
-            "every=1 and composite=1/2."
+            f"Schedule '{text:.200}': '{part:.100}' is not understood. Known are start=, stop=, step=5-10, curve=, "
+            "turn=1/2, every=1 and composite=1/2."
         )
     return {name: value}
 
@@ -157,12 +161,16 @@ def _frames(part: str, text: str) -> tuple[Keyframe, ...]:
     for number, frame in enumerate(part.split(",")):
         match = _FRAME.fullmatch(frame)
         if match is None:
-            raise StackError(f"Schedule '{text}': '{frame.strip()}' is no keyframe. {_EXAMPLE}")
+            raise StackError(
+                f"Schedule '{text:.200}': '{frame.strip():.100}' is no keyframe. {_EXAMPLE}"
+            )
         value = float(match[1]) / (100 if match[2] else 1)
         position = float(match[3]) if match[3] is not None else float(number > 0)
         read.append(Keyframe(value, position, bool(match[2])))
     if [frame.position for frame in read] != sorted({frame.position for frame in read}):
-        raise StackError(f"Schedule '{text}': every keyframe must come after the one before it.")
+        raise StackError(
+            f"Schedule '{text:.200}': every keyframe must come after the one before it."
+        )
     return tuple(read)
 
 
@@ -174,7 +182,9 @@ def _position(value: str | None, text: str) -> float | None:
     except ValueError:
         position = -1.0
     if not 0 <= position < math.inf:
-        raise StackError(f"Schedule '{text}': '{value}' is no step and no share. {_EXAMPLE}")
+        raise StackError(
+            f"Schedule '{text:.200}': '{value:.100}' is no step and no share. {_EXAMPLE}"
+        )
     return position
 
 
@@ -183,11 +193,11 @@ def _turn(value: str | None, text: str) -> Turn | None:
         return None
     match = _TURN.fullmatch(value)
     if match is None or int(match[1]) > int(match[2]):
-        raise StackError(f"Schedule '{text}': '{value}' is no turn. Write for example 1/2 or 2/2.")
+        raise StackError(f"Schedule '{text:.200}': '{value}' is no turn. Write for example 1/2 or 2/2.")
     return Turn(int(match[1]), int(match[2]))
 
 
 def _every(value: str, text: str) -> int:
     if not value.isascii() or not value.isdigit() or not 0 < int(value) < 10_000:
-        raise StackError(f"Schedule '{text}': every={value} is no number of steps from 1 on.")
+        raise StackError(f"Schedule '{text:.200}': every={value} is no number of steps from 1 on.")
     return int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import LoraFileError, StackError
@@ -12,6 +12,8 @@ from .rows import LoraStack, StackRow
 from .tag_parts import DIALECTS, TagParts, parse_tag
 
 UNKNOWN = ("error", "skip")
+
+Bracket = tuple[int, str]
 
 # A backslash in front makes it plain text.
 _TAG = re.compile(r"(?<!\\)<(?:lora|lyco):[^<>]*>", re.IGNORECASE)
@@ -46,6 +48,7 @@ def read_tags(
     """
     _check_choices(dialect, unknown)
     rows, report, missing, masked = [], [], [], _masked(text)
+    brackets = [(match.start(), match[0]) for match in re.finditer(r"[\[\]]", masked)]
     for match in _tags(text):
         tag = match.group(0)
         parts = parse_tag(tag, dialect)
@@ -56,7 +59,7 @@ def read_tags(
             continue
         rows.append(row)
         report.append(f"{tag}: {row.name}, model {row.model:g}, clip {row.clip:g}")
-        notes = (*parts.notes, *_nesting(masked, match))
+        notes = (*parts.notes, *_nesting(masked, brackets, match))
         report += [f"  {note}" for note in notes]
     if missing and unknown == "error":
         raise LoraFileError("\n".join(missing))
@@ -94,21 +97,20 @@ def _row(parts: TagParts, find: FindName) -> StackRow:
     return StackRow(name, parts.model, parts.clip, blocks=parts.blocks, schedule=parts.schedule)
 
 
-def _nesting(masked: str, tag: re.Match[str]) -> list[str]:
+def _nesting(masked: str, brackets: Sequence[Bracket], tag: re.Match[str]) -> list[str]:
     """Prompt scheduling around a tag ([<lora:a:1>::0.5]) is other nodes' syntax: said, not followed."""
-    begin = _unmatched(masked[: tag.start()][::-1], "[", "]")
-    end = _unmatched(masked[tag.end() :], "]", "[")
-    if begin is None or end is None:
-        return []
-    if ":" not in masked[tag.start() - begin : tag.end() + end]:
+    before = [bracket for bracket in brackets if bracket[0] < tag.start()]
+    begin = _unmatched(before[::-1], "[", "]")
+    end = _unmatched(brackets[len(before) :], "]", "[")
+    if begin is None or end is None or ":" not in masked[begin:end]:
         return []
     return ["stands inside [..:..]: prompt scheduling is not followed, it acts on all steps"]
 
 
-def _unmatched(text: str, wanted: str, other: str) -> int | None:
-    """Where the first `wanted` stands that no `other` before it answers."""
+def _unmatched(brackets: Sequence[Bracket], wanted: str, other: str) -> int | None:
+    """The place of the first `wanted` that no `other` before it answers."""
     depth = 0
-    for place, char in enumerate(text):
+    for place, char in brackets:
         if char == wanted and depth == 0:
             return place
         depth += (char == other) - (char == wanted)

@@ -23,6 +23,7 @@ sys.path.insert(0, tree)
 from comfy.cli_args import args
 args.cpu, args.base_directory = True, base
 import utils.extra_config  # first, as main.py does: nodes puts a folder with another utils in front
+import comfy_config.config_parser  # what the host's loader itself asks for at the first pack
 import folder_paths, nodes, server  # what a running ComfyUI has before it loads packs
 before, extras = set(sys.modules), {}
 
