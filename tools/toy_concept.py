@@ -99,10 +99,16 @@ def overridden(settings: TrainSettings, changes: list[str]) -> TrainSettings:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--comfyui", help="folder of a ComfyUI tree (else COMFYUI_PATH)")
-    parser.add_argument("--seeds", type=int, default=32, help="pictures with the trigger (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=144, help="prompts without it (default: all %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=32, help="pictures with the trigger (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=144, help="prompts without it (default: all %(default)s)"
+    )
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other than default")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="other than default"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-base", action="store_true", help="do not measure the base again")
     parser.add_argument("--sheet", type=Path, help="write the pictures of the strongest row there")
