@@ -215,9 +215,7 @@ def metadata_of(recipe: Recipe) -> dict[str, str]:
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(recipe.rank),
         "ss_network_alpha": str(recipe.alpha * recipe.gain),
-        "ss_network_args": json.dumps(
-            {"conv_dim": recipe.rank, "conv_alpha": recipe.alpha * recipe.gain}
-        ),
+        "ss_network_args": json.dumps({"conv_dim": recipe.rank, "conv_alpha": recipe.alpha * recipe.gain}),
         "ss_output_name": recipe.name,
         "ss_num_train_images": str(recipe.pictures),
         "ss_num_reg_images": str(recipe.regularisation),
