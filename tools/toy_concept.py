@@ -15,7 +15,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ STRENGTHS = (0.8, 0.9, 1.0)
 
 
 def concept(seed: int = 40) -> Dataset:
-    """Twelve purple rings, as a user would bring them: the caption names the ground and nothing else."""
+    """Twelve purple rings, as a user would bring them: the caption is the trigger and the ground."""
     grounds = [list(GROUNDS)[index % len(GROUNDS)] for index in range(PICTURES)]
     rng = random.Random(seed)
     drawn = [draw(placed_at_random(Picture(None, CHARACTER_SHAPE, one), rng)) for one in grounds]
     pixels = np.stack([np.asarray(one, dtype=np.float32) / 255 for one in drawn])
-    captions = "\n".join(f"on a {ground} ground" for ground in grounds)
+    captions = "\n".join(f"{TRIGGER} on a {ground} ground" for ground in grounds)
     found = read_batch(torch.from_numpy(pixels), captions)
     return Dataset(found.images, DatasetSettings(trigger=TRIGGER, resolution=SIZE))
 
@@ -87,12 +87,14 @@ def untouched(loaded: toy_measure.Loaded, count: int) -> dict[str, float]:
     return toy_measure.obedience(shown, wanted)
 
 
-def overridden(settings: TrainSettings, changes: list[str]) -> TrainSettings:
-    """Settings with `name=value` changes, for a search; the claim itself changes none."""
-    kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
+def overridden(settings: Any, changes: list[str]) -> Any:
+    """Settings with `name=value` or `objective.name=value` changes, for a search; the claim itself changes none."""
     for change in changes:
-        name, value = change.split("=", 1)
-        settings = replace(settings, **{name: kinds[name](value)})
+        path, value = change.split("=", 1)
+        name, _, inner = path.partition(".")
+        old = getattr(settings, name)
+        new = overridden(old, [f"{inner}={value}"]) if inner else type(old)(value)
+        settings = replace(settings, **{name: new})
     return settings
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import server
-
 from ..train.curve import Curve, rounded
+
+log = logging.getLogger(__name__)
 
 EVENT = "loom.train"
 # Seconds between two events that tell nothing but another step.
@@ -51,28 +53,45 @@ def curves() -> dict[str, dict[str, Any]]:
 
 
 class Teller:
-    """Sends an event for a step; steps without anything else to say are told a few times a second."""
+    """Sends the events of a training; steps that are nothing but another step are told a few times a second."""
 
     def __init__(self, node: str | None, curve: Curve) -> None:
         self._node, self._curve = node or "", curve
-        self._begun, self._first, self._last = time.monotonic(), len(curve.losses), 0.0
+        self._begun = self._last = time.monotonic()
+        self._first = len(curve.losses)
 
-    def step(self, loss: float, validation: float | None, **more: Any) -> None:
-        """more: what else there is to say, as web/docs/LoomTrain.md has it."""
-        now, curve = time.monotonic(), self._curve
-        done = len(curve.losses)
+    def step(self, loss: float, validation: float | None) -> None:
+        """After the curve has the step."""
+        now, curve, done = time.monotonic(), self._curve, len(self._curve.losses)
         if done > self._first:
             each = (now - self._begun) / (done - self._first)
             curve.seconds_left = round(each * (curve.steps - done), 1)
-        if validation is None and not more and now - self._last < _APART and done < curve.steps:
+        if validation is None and now - self._last < _APART and done < curve.steps:
             return
         self._last = now
-        said = {"step": done, "steps": curve.steps, "loss": rounded(loss)}
-        said["validation"] = None if validation is None else rounded(validation)
+        found = None if validation is None else rounded(validation)
+        self._tell({"loss": rounded(loss), "validation": found})
+
+    def say(self, note: str) -> None:
+        """Something in words, for the page and the host's log."""
+        log.info("LoRA Loom: %s", note)
+        self._curve.note = note
+        self._tell({"note": note})
+
+    def show(self, sample: Mapping[str, Any]) -> None:
+        """A sample picture."""
+        self._tell({"sample": dict(sample)})
+
+    def _tell(self, more: Mapping[str, Any]) -> None:
+        curve = self._curve
+        last = rounded(curve.losses[-1]) if curve.losses else None
+        said = {"step": len(curve.losses), "steps": curve.steps, "loss": last, "validation": None}
         _send(self._node, {**said, "seconds_left": curve.seconds_left, "running": True, **more})
 
 
 def _send(node: str, said: Mapping[str, Any]) -> None:
-    running = getattr(server.PromptServer, "instance", None)
+    # Where the host is a library, nobody has imported its server, and nobody listens.
+    host = sys.modules.get("server")
+    running = getattr(getattr(host, "PromptServer", None), "instance", None)
     if running is not None:
         running.send_sync(EVENT, {"node": node, **said})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ _POINTS = 400
 class Curve:
     """What a run told so far. losses: of each step from 1 on, those before a resume too.
 
-    validation: (step, loss). samples: pictures in the host's temp folder, in the host's own words. best: the step whose
-    weights are kept, 0 for the last.
+    validation: (step, loss). samples: pictures in the host's temp folder, in the host's own words. note: the last thing that
+    was said in words.
     """
 
     steps: int
@@ -28,6 +28,11 @@ class Curve:
     running: bool = True
     stopping: bool = False
     note: str = ""
+
+    def begin_with(self, facts: Mapping[str, Any]) -> None:
+        """What a state has of the part before."""
+        self.losses = list(facts.get("losses", ()))
+        self.validation = [(step, value) for step, value in facts.get("validation", ())]
 
     def back_to(self, step: int) -> None:
         """Forget what came after a step: the run was rolled back."""

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import TrainError
 from .adapters import PARTS
 from .objective import Objective
+from .optimizers import OPTIMIZERS
 
 SCHEDULES = ("cosine", "linear", "constant")
+
+
+@dataclass(frozen=True)
+class SampleWish:
+    """Pictures while it trains, at fixed seeds, with and without the LoRA. They change nothing of what is learned.
+
+    every: steps between two; 0 for a quarter of all, -1 for none. prompts: one a line; "" for a caption as it is taught
+    and the same without the trigger. steps, cfg: of the host's sampler; cfg 0 for what suits the family.
+    """
+
+    every: int = 0
+    prompts: str = ""
+    steps: int = 20
+    cfg: float = 0.0
+
+    def is_due(self, step: int, of: int) -> bool:
+        apart = self.every or max(1, of // 4)
+        return apart > 0 and (step % apart == 0 or step == of)
 
 
 @dataclass(frozen=True)
@@ -21,6 +40,11 @@ class TrainSettings:
     schedule: of SCHEDULES; warmup: share of the steps in which the rate rises. weight_decay: AdamW's.
     clip: highest norm of the gradient, 0 for none. ema: decay of the moving average that is saved, 0 for none.
     validate_every, save_every: steps; 0 for a tenth of all. keep: how many states are kept. seed: decides all draws.
+    optimizer: of OPTIMIZERS. plus_ratio: LoRA+: the rate of the up matrices over the down ones' (Hayou et al. 2024).
+    preserve: share of the samples that teach to leave other prompts as they are, 0 to 0.9: see preserve.py.
+    keep_best: give the weights of the lowest validation loss where the last are clearly worse. patience: measurements
+    without a lower one before the run ends, 0 for never. checkpointing: compute each block again in backward instead of
+    keeping its insides. compile: let torch compile each block. samples: pictures while it trains.
     """
 
     steps: int = 1500
@@ -40,6 +64,14 @@ class TrainSettings:
     save_every: int = 0
     keep: int = 2
     seed: int = 0
+    optimizer: str = "AdamW"
+    plus_ratio: float = 1.0
+    preserve: float = 0.0
+    keep_best: bool = True
+    patience: int = 0
+    checkpointing: bool = False
+    compile: bool = False
+    samples: SampleWish = field(default_factory=SampleWish)
     objective: Objective = field(default_factory=Objective)
 
     def __post_init__(self) -> None:
@@ -57,6 +89,9 @@ class TrainSettings:
             ("weight_decay", 0.0, 10.0),
             ("clip", 0.0, 1e6),
             ("ema", 0.0, 0.99999),
+            ("plus_ratio", 0.01, 1000.0),
+            ("preserve", 0.0, 0.9),
+            ("patience", 0, 1000),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -65,6 +100,12 @@ class TrainSettings:
             raise TrainError("rate and alpha must be above 0; nothing would be learned.")
         _among("schedule", self.schedule, SCHEDULES)
         _among("parts", self.parts, PARTS)
+        _among("optimizer", self.optimizer, tuple(OPTIMIZERS))
+
+    @property
+    def deciding(self) -> TrainSettings:
+        """The settings without those that change nothing of the outcome."""
+        return replace(self, keep=2, samples=SampleWish())
 
     @property
     def validation_steps(self) -> int:
