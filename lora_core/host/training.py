@@ -19,6 +19,7 @@ from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
 from ..files.schemes import COMFY
 from ..train import adapters
+from ..train.blocks import wrapped_blocks
 from ..train.cache import DiskStore
 from ..train.dataset import Dataset
 from ..train.estimate import Estimate, in_words, measured
@@ -147,7 +148,7 @@ def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Train
         state = load_latest(job.folder, job.key) if order.resume else None
         first = state.step if state else 0
         curve.begin_with(state.facts if state else {})
-        room = within.enter_context(opened(lambda: _acting(model, branches)))
+        room = within.enter_context(opened(lambda: _acting(model, branches, settings)))
         shape = batches(0).latents[:1].shape
         estimate = measured(
             room.predict,
@@ -211,12 +212,19 @@ def _batches(job: Job, encoders: Encoders) -> Callable[[int], TrainBatch]:
 
 
 @contextmanager
-def _acting(model: Any, branches: Sequence[adapters.Branch]) -> Iterator[Predict]:
+def _acting(
+    model: Any, branches: Sequence[adapters.Branch], settings: TrainSettings
+) -> Iterator[Predict]:
     """The model with gradients and with the branches on it, within the block."""
     # Loading goes on in the host's own mode: it changes weights in place, which ordinary mode refuses.
     with torch.inference_mode():
         comfy.model_management.load_models_gpu([model])
-    with ready(model) as predict, adapters.attached(model.model.diffusion_model, branches):
+    network = model.model.diffusion_model
+    with (
+        ready(model) as predict,
+        adapters.attached(network, branches),
+        wrapped_blocks(network, settings.checkpointing, settings.compile),
+    ):
         yield predict
 
 
