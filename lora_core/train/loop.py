@@ -12,11 +12,10 @@ import torch
 from ..errors import TrainError
 from .objective import (
     NoiseLevels,
+    drawn,
     level_weights,
     losses,
-    noise_of,
     noised,
-    position_of,
     target_of,
 )
 from .settings import TrainSettings, rate_at
@@ -209,19 +208,11 @@ def batch_loss(
 ) -> torch.Tensor:
     """Loss of each sample of a batch (batch,). position: the noise level for all instead of each one's own draw."""
     wish, like = settings.objective, batch.latents
-    shape = like.shape[1:]
-    noise = torch.stack(
-        [noise_of(shape, wish.noise_offset, settings.seed, *key) for key in batch.keys]
-    )
-    where = [
-        position_of(wish, levels, settings.seed, *key) if position is None else position
-        for key in batch.keys
-    ]
-    sigmas = levels.at(torch.tensor(where, dtype=torch.float64))
-    weights = level_weights(levels.kind, sigmas, wish.min_snr) * batch.weights.cpu()
-    noise, sigmas, weights = (t.to(like.device) for t in (noise, sigmas, weights))
-    answer = predict(noised(levels.kind, like, noise, sigmas), sigmas, batch.conditioning)
-    return losses(answer, target_of(levels.kind, like, noise, sigmas), weights, batch.masks)
+    noise, sigmas = drawn(wish, levels, like, settings.seed, batch.keys, position)
+    weights = level_weights(levels, sigmas, wish) * batch.weights.to(like.device)
+    answer = predict(noised(levels, like, noise, sigmas), sigmas, batch.conditioning)
+    huber = wish.huber if wish.loss == "huber" else None
+    return losses(answer, target_of(levels, like, noise, sigmas), weights, batch.masks, huber)
 
 
 @torch.no_grad()
