@@ -17,10 +17,7 @@ import torch
 
 from ..analysis.draw import as_images
 from ..errors import LoraFileError, TrainError
-from ..files.convert import convert
-from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
-from ..files.schemes import COMFY
 from ..files.writer import write_bytes
 from ..train import adapters
 from ..train.cache import DiskStore
@@ -34,7 +31,8 @@ from ..train.state import load_latest, save_state, states_in
 from .paths import find_lora
 from .progress import progress_of
 from .saving import NO_FILE, NUMBER, SaveOrder, save_lora
-from .targets import model_targets
+from .targets import clip_targets, model_targets
+from .training_branches import attached, branches_of
 from .training_data import Encoders, batch_of, encode_all, fingerprint, validation_batches
 from .training_model import noise_levels, ready
 
@@ -88,7 +86,7 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
     _check(model, clip, vae, dataset)
     plan = Plan(dataset, order.settings.batch_size)
     clip.load_model()
-    encoders = _encoders(model, clip, vae)
+    encoders = _encoders(model, clip, vae, bool(order.settings.text_rate))
     comfy.model_management.load_models_gpu([model])
     key = _key(fingerprint(model.model.diffusion_model), encoders, dataset, order)
     folder = Path(folder_paths.get_system_user_directory("lora_loom")) / "training" / key[:32]
@@ -107,7 +105,7 @@ def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
         )
 
 
-def _encoders(model: Any, clip: Any, vae: Any) -> Encoders:
+def _encoders(model: Any, clip: Any, vae: Any, text_learns: bool) -> Encoders:
     user = Path(folder_paths.get_system_user_directory("lora_loom"))
     clip_id = fingerprint(clip.cond_stage_model, clip.layer_idx, clip.tokenizer_options)
     return Encoders(
@@ -118,6 +116,7 @@ def _encoders(model: Any, clip: Any, vae: Any) -> Encoders:
         DiskStore(user / "training_cache", _CACHE_BYTES),
         fingerprint(vae.first_stage_model),
         clip_id,
+        text_learns,
     )
 
 
@@ -129,49 +128,36 @@ def _key(model_id: str, encoders: Encoders, dataset: Dataset, order: TrainOrder)
     return hashlib.sha256(repr((*parts, order.settings)).encode()).hexdigest()
 
 
-def _branches(model: Any, order: TrainOrder) -> list[adapters.Branch]:
-    """New ones, or those of the LoRA to go on from, on the model's device."""
-    settings, network = order.settings, model.model.diffusion_model
-    layers = adapters.chosen_layers(network, settings.parts, settings.pattern)
-    device = model.load_device
-    made = adapters.new_branches(layers, settings.rank, settings.alpha, settings.seed, device)
-    if order.existing == NEW:
-        return made
-    name, path = find_lora(order.existing)
-    tensors, metadata = read_tensors(path, name)
-    adapter = parse_state_dict(tensors, name, metadata)
-    native = convert(tensors, adapter, COMFY, model_targets(model)).tensors
-    bare = {key.removeprefix("diffusion_model."): value for key, value in native.items()}
-    return adapters.continued(
-        made, adapters.trainable_layers(network), parse_state_dict(bare, name)
-    )
-
-
 def _train(model: Any, encoders: Encoders, job: _Job) -> Trained:
     settings, plan = job.order.settings, job.plan
     levels = noise_levels(model.model.model_sampling)
     encode_all(plan, encoders, progress_of(len(plan.sample_images)))
     # Loading goes on in the host's own mode: it changes weights in place, which ordinary mode refuses.
-    comfy.model_management.load_models_gpu([model])
-    with ready(model) as predict:
-        branches = _branches(model, job.order)
+    both = [model, encoders.clip.patcher] if settings.text_rate else [model]
+    comfy.model_management.load_models_gpu(both)
+    with ready(model, encoders.clip if settings.text_rate else None, settings) as predict:
+        existing = None if job.order.existing == NEW else job.order.existing
+        branches = branches_of(model, encoders.clip, settings, existing)
         state = load_latest(job.folder, job.key) if job.order.resume else None
-        with adapters.attached(model.model.diffusion_model, branches):
+        with attached(model, encoders.clip, branches):
             steps = train(
                 predict,
                 lambda number: batch_of(plan, plan.batch_at(number).samples, encoders),
-                adapters.parameters_of(branches),
+                adapters.parameters_of(branches.all),
                 levels,
                 settings,
                 validation_batches(plan, encoders),
                 state,
                 lambda kept: save_state(kept, job.folder, job.key, settings.keep),
+                rates=adapters.rates_of(branches.all),
             )
             with closing(steps):
                 reports, notes = _followed(steps, settings, state.facts if state else {})
     first = state.step if state else 0
-    said = [_beginning(branches, model, plan, settings, first), *notes]
-    return _kept(job, lora_of(branches, reports.weights or (), model_targets(model)), reports, said)
+    said = [_beginning(branches.all, model, plan, settings, first), *notes]
+    names, words = model_targets(model), clip_targets(encoders.clip)
+    made = lora_of(branches.model, reports.weights or (), names, branches.text, words)
+    return _kept(job, made, reports, said)
 
 
 @dataclass

@@ -120,15 +120,17 @@ def train(
     state: RunState | None = None,
     save: Save = lambda state: None,
     reduce: Reduce = lambda parameters: None,
+    rates: Sequence[float] = (),
 ) -> Generator[StepReport, None, None]:
     """Train the parameters in place; a report for each step, the last with the weights to keep.
 
     batch_at: the batch of a micro-step, counted from 0 over the whole run. state: to go on from. save: is handed the
     whole state every settings.saving_steps, and when the generator is closed, interrupted or fails between two.
+    rates: the share of the learning rate for each parameter; nothing: 1 for all.
     A loss that is not a number or explodes: back to the last saved state at half the rate, once; then it stops there.
     Raises TrainError, and what predict and batch_at raise. Close the generator (contextlib.closing) when leaving early.
     """
-    run = _begin(parameters, settings, state)
+    run = _begin(parameters, settings, state, rates)
     good = run.state()
     try:
         while run.step < settings.steps:
@@ -162,10 +164,17 @@ def train(
 
 
 def _begin(
-    parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, state: RunState | None
+    parameters: Sequence[torch.nn.Parameter],
+    settings: TrainSettings,
+    state: RunState | None,
+    rates: Sequence[float],
 ) -> _Run:
+    shares = rates or [1.0] * len(parameters)
     optimizer = torch.optim.AdamW(
-        list(parameters),
+        [
+            {"params": list(group), "share": share}
+            for share, group in _by_share(parameters, shares).items()
+        ],
         lr=settings.rate,
         betas=(0.9, 0.99),
         weight_decay=settings.weight_decay,
@@ -176,6 +185,15 @@ def _begin(
     if state is not None:
         run.restore(state)
     return run
+
+
+def _by_share(
+    parameters: Sequence[torch.nn.Parameter], shares: Sequence[float]
+) -> dict[float, list[torch.nn.Parameter]]:
+    found: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter, share in zip(parameters, shares, strict=True):
+        found.setdefault(share, []).append(parameter)
+    return found
 
 
 def _gradients(
@@ -244,7 +262,7 @@ def _update(run: _Run, settings: TrainSettings, loss: float) -> float:
     """One optimizer step and the average; returns the rate."""
     rate = rate_at(settings, run.step) * run.factor
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     run.updating = True
     run.optimizer.step()
     # The first steps weigh less than the decay says, or the average would stay near its beginning.

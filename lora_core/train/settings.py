@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from ..errors import TrainError
-from .adapters import PARTS
+from .branches import FAMILIES
+from .choosing import PARTS
 from .objective import Objective
 
 SCHEDULES = ("cosine", "linear", "constant")
@@ -20,6 +21,8 @@ class TrainSettings:
     rank, alpha: of each branch, scale alpha / rank. parts, pattern: see adapters.chosen_layers.
     schedule: of SCHEDULES; warmup: share of the steps in which the rate rises. weight_decay: AdamW's.
     clip: highest norm of the gradient, 0 for none. ema: decay of the moving average that is saved, 0 for none.
+    family: of FAMILIES; kron_block: LoKr's smaller side at most, 0 for square. ranks: see choosing.ranks_of; blocks: see
+    choosing.in_blocks. text_rate: the text encoders' share of the rate, 0 to leave them alone.
     validate_every, save_every: steps; 0 for a tenth of all. keep: how many states are kept. seed: decides all draws.
     """
 
@@ -40,6 +43,11 @@ class TrainSettings:
     save_every: int = 0
     keep: int = 2
     seed: int = 0
+    family: str = "LoRA"
+    kron_block: int = 8
+    ranks: str = ""
+    blocks: str = ""
+    text_rate: float = 0.0
     objective: Objective = field(default_factory=Objective)
 
     def __post_init__(self) -> None:
@@ -49,6 +57,8 @@ class TrainSettings:
             ("accumulate", 1, 4096),
             ("rank", 1, 4096),
             ("keep", 1, 1000),
+            ("kron_block", 0, 4096),
+            ("text_rate", 0.0, 10.0),
             ("validate_every", 0, 10_000_000),
             ("save_every", 0, 10_000_000),
             ("rate", 0.0, 10.0),
@@ -65,6 +75,7 @@ class TrainSettings:
             raise TrainError("rate and alpha must be above 0; nothing would be learned.")
         _among("schedule", self.schedule, SCHEDULES)
         _among("parts", self.parts, PARTS)
+        _among("family", self.family, tuple(FAMILIES))
 
     @property
     def validation_steps(self) -> int:

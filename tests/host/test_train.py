@@ -20,6 +20,7 @@ from lora_core.errors import TrainError
 from lora_core.host import training
 from lora_core.host.training import NEW, TrainOrder, train_lora
 from lora_core.host.training_data import Encoders, batch_of
+from lora_core.host.training_branches import branches_of
 from lora_core.host.training_model import noise_levels, ready
 from lora_core.train import adapters
 from lora_core.train.batch import read_batch
@@ -221,8 +222,7 @@ def test_the_saved_file_in_cores_loader_gives_what_training_saw(toy, rings):
     sigmas = torch.tensor([0.5, 5.0])
     with ready(model) as predict:
         batch = one_batch(toy, rings)
-        order = TrainOrder(SETTINGS, "", made.name)
-        branches = training._branches(model, order)
+        branches = branches_of(model, clip, SETTINGS, made.name).all
         assert any(branch.up.abs().max() > 0 for branch in branches)
         with adapters.attached(network, branches), torch.no_grad():
             seen = predict(batch.latents, sigmas, batch.conditioning)
