@@ -107,6 +107,7 @@ def ready(
         undo.enter_context(ordinary_tensors(inner))
         if clip is not None:
             undo.enter_context(ordinary_tensors(clip.cond_stage_model))
+            undo.enter_context(_copying_norms(clip.cond_stage_model))
         undo.enter_context(_raw_answers(inner.model_sampling))
         if not isinstance(inner.diffusion_model, _WITHOUT_CHANGES_IN_PLACE):
             undo.enter_context(_copying_norms(inner.diffusion_model))

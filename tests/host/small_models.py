@@ -166,15 +166,19 @@ ALL_BLOCKS: dict[str, dict] = {
 
 
 def small_model(
-    family: str, dtype: torch.dtype, seed: int = 0, **settings: object
+    family: str,
+    dtype: torch.dtype,
+    seed: int = 0,
+    compute: torch.dtype | None = None,
+    **settings: object,
 ) -> comfy.model_patcher.ModelPatcher:
     """A MODEL of the family with random weights of scale 0.05 in `dtype`, wholly on the CPU.
 
-    settings: what of the family's configuration differs, such as ALL_BLOCKS[family].
+    compute: what it computes in where that is not `dtype`. settings: what of the family's configuration differs, such as ALL_BLOCKS[family].
     """
     config_class, unet = CONFIGS[family]
     config = config_class(unet | settings)
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, compute)
     inner = config.get_model({}, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -81,7 +81,7 @@ def digest(module: torch.nn.Module) -> str:
     found = hashlib.sha256()
     for key, tensor in module.state_dict().items():
         found.update(
-            key.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            key.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
         )
     return found.hexdigest()
 
