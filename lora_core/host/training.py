@@ -14,12 +14,9 @@ import folder_paths
 import torch
 
 from ..errors import TrainError
-from ..files.convert import convert
-from ..files.parse import parse_state_dict
-from ..files.reader import read_tensors
-from ..files.schemes import COMFY
 from ..train import adapters
 from ..train.blocks import wrapped_blocks
+from ..train.branches import UP
 from ..train.cache import DiskStore
 from ..train.dataset import Dataset
 from ..train.estimate import Estimate, in_words, measured
@@ -32,7 +29,8 @@ from ..train.settings import TrainSettings
 from ..train.state import load_latest, save_state
 from .paths import find_lora
 from .progress import progress_of
-from .targets import model_targets
+from .targets import clip_targets, model_targets
+from .training_branches import Branches, attached, branches_of
 from .training_data import Encoders, batch_of, encode_all, fingerprint, validation_batches
 from .training_follow import Listeners, followed
 from .training_model import noise_levels, ready
@@ -72,7 +70,7 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
     _check(model, clip, vae, dataset)
     plan = Plan(dataset, order.settings.batch_size)
     clip.load_model()
-    encoders = _encoders(model, clip, vae)
+    encoders = _encoders(model, clip, vae, bool(order.settings.text_rate))
     comfy.model_management.load_models_gpu([model])
     key = _key(fingerprint(model.model.diffusion_model), encoders, dataset, order)
     folder = Path(folder_paths.get_system_user_directory("lora_loom")) / "training" / key[:32]
@@ -93,7 +91,7 @@ def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
         )
 
 
-def _encoders(model: Any, clip: Any, vae: Any) -> Encoders:
+def _encoders(model: Any, clip: Any, vae: Any, text_learns: bool) -> Encoders:
     user = Path(folder_paths.get_system_user_directory("lora_loom"))
     clip_id = fingerprint(clip.cond_stage_model, clip.layer_idx, clip.tokenizer_options)
     return Encoders(
@@ -104,6 +102,7 @@ def _encoders(model: Any, clip: Any, vae: Any) -> Encoders:
         DiskStore(user / "training_cache", _CACHE_BYTES),
         fingerprint(vae.first_stage_model),
         clip_id,
+        text_learns,
     )
 
 
@@ -115,40 +114,24 @@ def _key(model_id: str, encoders: Encoders, dataset: Dataset, order: TrainOrder)
     return hashlib.sha256(repr((*parts, order.settings.deciding)).encode()).hexdigest()
 
 
-def _branches(model: Any, order: TrainOrder) -> list[adapters.Branch]:
-    """New ones, or those of the LoRA to go on from, on the model's device."""
-    settings, network = order.settings, model.model.diffusion_model
-    layers = adapters.chosen_layers(network, settings.parts, settings.pattern)
-    device = model.load_device
-    made = adapters.new_branches(layers, settings.rank, settings.alpha, settings.seed, device)
-    if order.existing == NEW:
-        return made
-    name, path = find_lora(order.existing)
-    tensors, metadata = read_tensors(path, name)
-    adapter = parse_state_dict(tensors, name, metadata)
-    native = convert(tensors, adapter, COMFY, model_targets(model)).tensors
-    bare = {key.removeprefix("diffusion_model."): value for key, value in native.items()}
-    return adapters.continued(
-        made, adapters.trainable_layers(network), parse_state_dict(bare, name)
-    )
-
-
 def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Trained:
     settings, plan = job.settings, job.plan
+    clip = encoders.clip
     levels = noise_levels(model.model.model_sampling)
-    network = model.model.diffusion_model
     encode_all(plan, encoders, progress_of(len(plan.sample_images)))
     batches = _batches(job, encoders)
     with ExitStack() as within:
         curve = within.enter_context(watched(order.node, settings.steps))
         within.enter_context(torch.inference_mode(False))
         within.enter_context(torch.enable_grad())
-        branches = _branches(model, order)
-        parameters = adapters.parameters_of(branches)
+        existing = None if order.existing == NEW else order.existing
+        with _opened(model, clip, settings):
+            branches = branches_of(model, clip, settings, existing)
+        parameters = adapters.parameters_of(branches.all)
         state = load_latest(job.folder, job.key) if order.resume else None
         first = state.step if state else 0
         curve.begin_with(state.facts if state else {})
-        room = within.enter_context(opened(lambda: _acting(model, branches, settings)))
+        room = within.enter_context(opened(lambda: _acting(model, clip, branches, settings)))
         shape = batches(0).latents[:1].shape
         estimate = measured(
             room.predict,
@@ -156,9 +139,9 @@ def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Train
             levels,
             settings,
             parameters,
-            network,
+            model.model.diffusion_model,
         )
-        said = _beginning(branches, model, plan, settings, first, estimate)
+        said = _beginning(branches.all, model, plan, settings, first, estimate)
         teller = Teller(order.node, curve)
         teller.say(said)
         steps = train(
@@ -170,17 +153,18 @@ def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Train
             validation_batches(plan, encoders),
             state,
             lambda kept: save_state(kept, job.folder, job.key, settings.keep),
-            rates=_rates(branches, settings.plus_ratio),
+            rates=_rates(branches.all, settings.plus_ratio),
             stop=lambda: curve.stopping,
         )
         within.enter_context(closing(steps))
         note = within.enter_context(training_log(job.folder, first))
         sampler = Sampler(
-            model, encoders.clip, encoders.vae, settings, job.prompts, tuple(shape), job.folder,
-            lambda: adapters.attached(network, branches), parameters,
+            model, clip, encoders.vae, settings, job.prompts, tuple(shape), job.folder,
+            lambda: attached(model, clip, branches), parameters,
         )  # fmt: skip
         told = followed(steps, Listeners(curve, teller, note, sampler, room))
-    tensors = lora_of(branches, told.weights, model_targets(model))
+    names, words = model_targets(model), clip_targets(clip)
+    tensors = lora_of(branches.model, told.weights, names, branches.text, words)
     return keep_result(job, tensors, curve, told, [said, *told.notes])
 
 
@@ -213,27 +197,35 @@ def _batches(job: Job, encoders: Encoders) -> Callable[[int], TrainBatch]:
 
 @contextmanager
 def _acting(
-    model: Any, branches: Sequence[adapters.Branch], settings: TrainSettings
+    model: Any, clip: Any, branches: Branches, settings: TrainSettings
 ) -> Iterator[Predict]:
-    """The model with gradients and with the branches on it, within the block."""
-    # Loading goes on in the host's own mode: it changes weights in place, which ordinary mode refuses.
-    with torch.inference_mode():
-        comfy.model_management.load_models_gpu([model])
-    network = model.model.diffusion_model
+    """Model and CLIP with gradients and with the branches on them, within the block."""
     with (
-        ready(model) as predict,
-        adapters.attached(network, branches),
-        wrapped_blocks(network, settings.checkpointing, settings.compile),
+        _opened(model, clip, settings) as predict,
+        attached(model, clip, branches),
+        wrapped_blocks(model.model.diffusion_model, settings.checkpointing, settings.compile),
     ):
         yield predict
 
 
+@contextmanager
+def _opened(model: Any, clip: Any, settings: TrainSettings) -> Iterator[Predict]:
+    """Model and, where it learns, CLIP loaded and with gradients, within the block."""
+    learning = clip if settings.text_rate else None
+    # Loading goes on in the host's own mode: it changes weights in place, which ordinary mode refuses.
+    with torch.inference_mode():
+        loaded = [model] if learning is None else [model, clip.patcher]
+        comfy.model_management.load_models_gpu(loaded)
+    with ready(model, learning, settings) as predict:
+        yield predict
+
+
 def _rates(branches: Sequence[adapters.Branch], plus_ratio: float) -> list[float]:
-    """LoRA+: the up matrices learn faster than the down ones."""
+    """Each branch's own; by LoRA+ the up matrices learn faster than the down ones."""
     return [
-        plus_ratio if parameter is branch.up else 1.0
+        branch.rate * (plus_ratio if name == UP else 1.0)
         for branch in branches
-        for parameter in branch.parameters
+        for name in branch.factors
     ]
 
 

@@ -62,8 +62,6 @@ def _again(forward: Forward) -> Forward:
         named = {k: dict(each) if isinstance(each, dict) else each for k, each in named.items()}
         if not torch.is_grad_enabled():
             return forward(*inputs, **named)
-        return checkpoint(
-            forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named
-        )
+        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 
     return run

@@ -12,11 +12,10 @@ import torch
 from . import judging
 from .objective import (
     NoiseLevels,
+    drawn,
     level_weights,
     losses,
-    noise_of,
     noised,
-    position_of,
     target_of,
 )
 from .run import Run, begin, holding
@@ -194,25 +193,17 @@ def batch_loss(
     before: predict as it was before step 1, for batches with preserved samples.
     """
     wish, like = settings.objective, batch.latents
-    shape = like.shape[1:]
-    noise = torch.stack(
-        [noise_of(shape, wish.noise_offset, settings.seed, *key) for key in batch.keys]
-    )
-    where = [
-        position_of(wish, levels, settings.seed, *key) if position is None else position
-        for key in batch.keys
-    ]
-    sigmas = levels.at(torch.tensor(where, dtype=torch.float64))
-    weights = level_weights(levels.kind, sigmas, wish.min_snr) * batch.weights.cpu()
-    noise, sigmas, weights = (t.to(like.device) for t in (noise, sigmas, weights))
-    noisy = noised(levels.kind, like, noise, sigmas)
-    target = target_of(levels.kind, like, noise, sigmas)
+    noise, sigmas = drawn(wish, levels, like, settings.seed, batch.keys, position)
+    weights = level_weights(levels, sigmas, wish) * batch.weights.to(like.device)
+    noisy = noised(levels, like, noise, sigmas)
+    target = target_of(levels, like, noise, sigmas)
     if before is not None and any(batch.preserved):
         chosen = torch.tensor(batch.preserved, device=like.device)
         asked = before(noisy, sigmas, batch.conditioning)
         target = torch.where(chosen.view(-1, *[1] * (like.ndim - 1)), asked, target)
     answer = predict(noisy, sigmas, batch.conditioning)
-    return losses(answer, target, weights, batch.masks)
+    huber = wish.huber if wish.loss == "huber" else None
+    return losses(answer, target, weights, batch.masks, huber)
 
 
 @torch.no_grad()

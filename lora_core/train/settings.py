@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 
 from ..errors import TrainError
-from .adapters import PARTS
+from .branches import FAMILIES
+from .choosing import PARTS
 from .objective import Objective
 from .optimizers import OPTIMIZERS
 
@@ -39,6 +40,8 @@ class TrainSettings:
     rank, alpha: of each branch, scale alpha / rank. parts, pattern: see adapters.chosen_layers.
     schedule: of SCHEDULES; warmup: share of the steps in which the rate rises. weight_decay: AdamW's.
     clip: highest norm of the gradient, 0 for none. ema: decay of the moving average that is saved, 0 for none.
+    family: of FAMILIES; kron_block: LoKr's smaller side at most, 0 for square. ranks: see choosing.ranks_of; blocks: see
+    choosing.in_blocks. text_rate: the text encoders' share of the rate, 0 to leave them alone.
     validate_every, save_every: steps; 0 for a tenth of all. keep: how many states are kept. seed: decides all draws.
     optimizer: of OPTIMIZERS. plus_ratio: LoRA+: the rate of the up matrices over the down ones' (Hayou et al. 2024).
     preserve: share of the samples that teach to leave other prompts as they are, 0 to 0.9: see preserve.py.
@@ -72,6 +75,11 @@ class TrainSettings:
     checkpointing: bool = False
     compile: bool = False
     samples: SampleWish = field(default_factory=SampleWish)
+    family: str = "LoRA"
+    kron_block: int = 8
+    ranks: str = ""
+    blocks: str = ""
+    text_rate: float = 0.0
     objective: Objective = field(default_factory=Objective)
 
     def __post_init__(self) -> None:
@@ -81,6 +89,8 @@ class TrainSettings:
             ("accumulate", 1, 4096),
             ("rank", 1, 4096),
             ("keep", 1, 1000),
+            ("kron_block", 0, 4096),
+            ("text_rate", 0.0, 10.0),
             ("validate_every", 0, 10_000_000),
             ("save_every", 0, 10_000_000),
             ("rate", 0.0, 10.0),
@@ -101,6 +111,7 @@ class TrainSettings:
         _among("schedule", self.schedule, SCHEDULES)
         _among("parts", self.parts, PARTS)
         _among("optimizer", self.optimizer, tuple(OPTIMIZERS))
+        _among("family", self.family, tuple(FAMILIES))
 
     @property
     def deciding(self) -> TrainSettings:

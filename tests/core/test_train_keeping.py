@@ -167,9 +167,7 @@ def test_a_run_with_preserved_samples_stays_nearer_to_what_it_was():
         before = network(noisy, sigmas, other.conditioning)
         reports, trained = run(None, replace(SETTINGS, ema=0.0, steps=100), batch_at=some)
         with torch.no_grad():
-            for mine, theirs in zip(
-                parameters_of(branches), parameters_of(trained), strict=True
-            ):
+            for mine, theirs in zip(parameters_of(branches), parameters_of(trained), strict=True):
                 mine.copy_(theirs)
         with attached(network, branches):
             return float((network(noisy, sigmas, other.conditioning) - before).detach().norm())
