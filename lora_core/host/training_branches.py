@@ -129,4 +129,3 @@ def attached(model: Any, clip: Any, branches: Branches) -> Iterator[None]:
             text = clip.cond_stage_model
             acting.enter_context(adapters.attached(text, branches.text, dense_weight))
         yield
-

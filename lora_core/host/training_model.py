@@ -90,9 +90,7 @@ def _shift_of(model_sampling: Any) -> float:
 
 
 @contextmanager
-def ready(
-    model: Any, clip: Any = None, settings: TrainSettings | None = None
-) -> Iterator[Predict]:
+def ready(model: Any, clip: Any = None, settings: TrainSettings | None = None) -> Iterator[Predict]:
     """predict of a loaded MODEL with gradients through it, within the block only.
 
     predict(noisy, sigmas, conditioning): conditioning is one Conditioning a sample. It answers in float32 and raises

@@ -170,9 +170,12 @@ def divided(size: int, most: int) -> tuple[int, int]:
 
 
 # Family -> (path, the layer's weight in float32, wish) -> its factors and alpha. Each begins as no change at all.
-FAMILIES: dict[
-    str, Callable[[str, torch.Tensor, Wish], tuple[dict[str, torch.Tensor], float]]
-] = {"LoRA": _lora, "DoRA": _dora, "LoHa": _loha, "LoKr": _lokr}
+FAMILIES: dict[str, Callable[[str, torch.Tensor, Wish], tuple[dict[str, torch.Tensor], float]]] = {
+    "LoRA": _lora,
+    "DoRA": _dora,
+    "LoHa": _loha,
+    "LoKr": _lokr,
+}
 
 
 def branch_of(

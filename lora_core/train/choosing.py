@@ -87,9 +87,7 @@ def in_blocks(
         return dict(layers)
     try:
         strengths = block_strengths(text, table)
-        factors = {
-            path: strengths.factor_of(Target(f"{prefix}{path}.weight")) for path in layers
-        }
+        factors = {path: strengths.factor_of(Target(f"{prefix}{path}.weight")) for path in layers}
     except StackError as error:
         raise TrainError(f"Blocks to train: {error}") from error
     odd = sorted({factor for factor in factors.values() if factor not in (0.0, 1.0)})

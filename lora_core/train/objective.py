@@ -242,7 +242,9 @@ def drawn(
 
     position: the noise level for all instead of each one's own draw.
     """
-    noise = torch.stack([noise_of(latents.shape[1:], wish.noise_offset, seed, *key) for key in keys])
+    noise = torch.stack(
+        [noise_of(latents.shape[1:], wish.noise_offset, seed, *key) for key in keys]
+    )
     tokens = max(1, latents.shape[-1] * latents.shape[-2] // 4)
     where = [
         position_of(wish, levels, seed, *key, tokens=tokens) if position is None else position

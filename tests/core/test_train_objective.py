@@ -73,10 +73,12 @@ def test_min_snr_is_its_formula():
     sigmas = torch.tensor([0.1, 1.0, 10.0])
     snr = 1 / sigmas**2
     assert torch.allclose(
-        level_weights(levels_of("eps"), sigmas, Objective()), torch.minimum(snr, torch.tensor(5.0)) / snr
+        level_weights(levels_of("eps"), sigmas, Objective()),
+        torch.minimum(snr, torch.tensor(5.0)) / snr,
     )
     assert torch.allclose(
-        level_weights(levels_of("v"), sigmas, Objective()), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
+        level_weights(levels_of("v"), sigmas, Objective()),
+        torch.minimum(snr, torch.tensor(5.0)) / (snr + 1),
     )
     for kind, gamma in (("flow", 5), ("eps", 0)):
         found = level_weights(levels_of(kind), sigmas, Objective(min_snr=gamma))
@@ -136,6 +138,7 @@ def test_items_of_a_batch_have_their_own_noise_and_level_whatever_the_batch():
     assert torch.equal(alone[0], noise[1])
     assert level[0] == sigmas[1]
 
+
 def positions(count=20_000, kind="eps", shift=1.0, **settings):
     levels, objective = NoiseLevels(kind, SIGMAS, shift), Objective(**settings)
     return sorted(position_of(objective, levels, 0, number) for number in range(count))
@@ -194,7 +197,17 @@ def test_levels_of_a_discrete_model_are_the_hosts_table():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"timesteps": "x"}, {"weighting": "x"}, {"loss": "x"}, {"huber": 0.0}, {"spread": 0.0}, {"low": 0.5, "high": 0.5}, {"min_snr": -1.0}, {"high": 2.0}]
+    "bad",
+    [
+        {"timesteps": "x"},
+        {"weighting": "x"},
+        {"loss": "x"},
+        {"huber": 0.0},
+        {"spread": 0.0},
+        {"low": 0.5, "high": 0.5},
+        {"min_snr": -1.0},
+        {"high": 2.0},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(TrainError):

@@ -122,9 +122,13 @@ def test_gradients_reach_every_branch(family, dtype):
         if branch.up.grad is None or not float(branch.up.grad.norm()) > 0
     ]
     # The last blocks of SD3 and Qwen-Image drop what they make of the text.
-    assert all(re.search(r"txt_mlp|add_q_proj|to_add_out|context_block", each) for each in untouched)
+    assert all(
+        re.search(r"txt_mlp|add_q_proj|to_add_out|context_block", each) for each in untouched
+    )
     assert len(untouched) < 0.2 * len(branches), untouched
-    assert all(p.grad is None or p.grad.dtype == torch.float32 for b in branches for p in b.parameters)
+    assert all(
+        p.grad is None or p.grad.dtype == torch.float32 for b in branches for p in b.parameters
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
