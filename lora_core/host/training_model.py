@@ -18,7 +18,6 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
-
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..train.loop import Predict

@@ -19,8 +19,8 @@ from small_models import small_model
 from lora_core.errors import TrainError
 from lora_core.host import training
 from lora_core.host.training import NEW, TrainOrder, train_lora
-from lora_core.host.training_data import Encoders, batch_of
 from lora_core.host.training_branches import branches_of
+from lora_core.host.training_data import Encoders, batch_of
 from lora_core.host.training_model import noise_levels, ready
 from lora_core.train import adapters
 from lora_core.train.batch import read_batch
