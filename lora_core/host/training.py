@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -27,22 +26,24 @@ from ..train.preserve import other_texts, text_for
 from ..train.samples import Plan
 from ..train.settings import TrainSettings
 from ..train.state import load_latest, save_state
-from .paths import find_lora
 from .progress import progress_of
 from .targets import clip_targets, model_targets
 from .training_branches import Branches, attached, branches_of
 from .training_data import Encoders, batch_of, encode_all, fingerprint, validation_batches
 from .training_follow import Listeners, followed
+from .training_key import job_key
 from .training_model import noise_levels, ready
-from .training_results import Job, Trained, finished, keep_result, sha256_of
+from .training_results import Job, Trained, finished, keep_result
 from .training_room import opened
 from .training_samples import Sampler, prompts_of
 from .watching import Teller, watched
 
 NEW = "[a new LoRA]"
-# Raised when the same inputs would give another LoRA than before.
-_FORMAT = 2
 _CACHE_BYTES = 4 << 30
+_OUT_OF_MEMORY = (
+    "Out of memory after step {step}; the state is saved. Switch checkpointing on in Loom Train Settings (the run then goes "
+    "on from its state), or lower batch_size, rank or the dataset's resolution and train anew."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,8 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
     clip.load_model()
     encoders = _encoders(model, clip, vae, bool(order.settings.text_rate))
     comfy.model_management.load_models_gpu([model])
-    key = _key(fingerprint(model.model.diffusion_model), encoders, dataset, order)
+    existing = None if order.existing == NEW else order.existing
+    key = job_key(model, encoders, plan, order.settings, existing)
     folder = Path(folder_paths.get_system_user_directory("lora_loom")) / "training" / key[:32]
     settings = order.settings
     base = model_targets(model).base
@@ -104,14 +106,6 @@ def _encoders(model: Any, clip: Any, vae: Any, text_learns: bool) -> Encoders:
         clip_id,
         text_learns,
     )
-
-
-def _key(model_id: str, encoders: Encoders, dataset: Dataset, order: TrainOrder) -> str:
-    existing = ""
-    if order.existing != NEW:
-        existing = sha256_of(find_lora(order.existing)[1])
-    parts = (_FORMAT, model_id, encoders.vae_id, encoders.clip_id, dataset.fingerprint, existing)
-    return hashlib.sha256(repr((*parts, order.settings.deciding)).encode()).hexdigest()
 
 
 def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Trained:
@@ -162,7 +156,10 @@ def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Train
             model, clip, encoders.vae, settings, job.prompts, tuple(shape), job.folder,
             lambda: attached(model, clip, branches), parameters,
         )  # fmt: skip
-        told = followed(steps, Listeners(curve, teller, note, sampler, room))
+        try:
+            told = followed(steps, Listeners(curve, teller, note, sampler, room))
+        except comfy.model_management.OOM_EXCEPTION as error:
+            raise TrainError(_OUT_OF_MEMORY.format(step=len(curve.losses))) from error
     names, words = model_targets(model), clip_targets(clip)
     tensors = lora_of(branches.model, told.weights, names, branches.text, words)
     return keep_result(job, tensors, curve, told, [said, *told.notes])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ from torch.nn.functional import conv1d, conv2d, conv3d, linear
 from ..errors import TrainError
 from .branches import Branch
 from .choosing import trainable_layers
+from .fused import linear_with_branch
 
+# What is no packed or quantised weight.
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _CONVOLVE = {1: conv1d, 2: conv2d, 3: conv3d}
 
 # A layer -> its weight in float32 (float64 where it is that), without gradient, as the layer computes with it.
@@ -34,17 +37,43 @@ def attached(
     Raises TrainError where a branch's layer is not there.
     """
     layers = trainable_layers(network)
-    handles = []
-    try:
+    with ExitStack() as undo:
         for branch in branches:
             if branch.path not in layers:
                 raise TrainError(f"The model has no layer {branch.path} to train.")
+            layer = layers[branch.path]
+            if branch.beside and type(layer.weight) in _PLAIN and _can_be_fused(layer):
+                layer.forward = _fused(branch, layer, layer.forward)
+                undo.callback(layer.__dict__.pop, "forward")
+                continue
             hook = _beside(branch) if branch.beside else _instead(branch, dense)
-            handles.append(layers[branch.path].register_forward_hook(hook))
+            undo.callback(layer.register_forward_hook(hook).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _can_be_fused(layer: Any) -> bool:
+    """A Linear whose forward nobody else has taken over."""
+    return isinstance(layer, torch.nn.Linear) and "forward" not in layer.__dict__
+
+
+def _fused(branch: Branch, layer: Any, original: Callable[..., torch.Tensor]) -> Any:
+    """The layer's forward with the branch in it; apart where the host casts or patches the weight as it computes."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weight, down = layer.weight, branch.down
+        apart = torch.is_autocast_enabled(x.device.type) or _is_cast(layer)
+        if apart or not (x.dtype == weight.dtype == down.dtype and x.device == weight.device):
+            output = original(x)
+            return output + side(branch, layer, x).to(output.dtype)
+        return linear_with_branch(x, weight, layer.bias, down, branch.up, branch.scale)
+
+    return forward
+
+
+def _is_cast(layer: Any) -> bool:
+    """Whether the host's layer does more than torch's, by the attributes that it goes by."""
+    asked = ("comfy_cast_weights", "weight_function", "bias_function")
+    return any(bool(getattr(layer, name, None)) for name in asked)
 
 
 def _beside(branch: Branch) -> Any:

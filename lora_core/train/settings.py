@@ -116,7 +116,7 @@ class TrainSettings:
     @property
     def deciding(self) -> TrainSettings:
         """The settings without those that change nothing of the outcome."""
-        return replace(self, keep=2, samples=SampleWish())
+        return replace(self, keep=2, samples=SampleWish(), checkpointing=False)
 
     @property
     def validation_steps(self) -> int:

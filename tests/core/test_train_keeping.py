@@ -259,4 +259,7 @@ def test_settings_of_the_loop_that_make_no_sense_are_refused(bad):
 def test_sample_pictures_are_due_and_decide_nothing():
     assert [step for step in range(1, 11) if SampleWish(every=4).is_due(step, 10)] == [4, 8, 10]
     assert not SampleWish(every=-1).is_due(10, 10)
-    assert TrainSettings(samples=SampleWish(3), keep=5).deciding == TrainSettings().deciding
+    assert (
+        TrainSettings(samples=SampleWish(3), keep=5, checkpointing=True).deciding
+        == TrainSettings().deciding
+    )

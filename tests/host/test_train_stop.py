@@ -50,7 +50,9 @@ def ring(seed: int) -> Picture:
 @pytest.fixture(scope="module")
 def rings():
     """Eleven drawn pictures of 64 pixels with captions."""
-    drawn = [np.asarray(draw(ring(n), 64).convert("RGB"), dtype=np.float32) / 255 for n in range(11)]
+    drawn = [
+        np.asarray(draw(ring(n), 64).convert("RGB"), dtype=np.float32) / 255 for n in range(11)
+    ]
     captions = "\n".join(f"zwx on a {list(GROUNDS)[n % len(GROUNDS)]} ground" for n in range(11))
     found = read_batch(torch.from_numpy(np.stack(drawn)), captions)
     return Dataset(found.images, DatasetSettings(trigger="zwx", resolution=64))
@@ -125,7 +127,10 @@ def test_sample_pictures_show_the_base_and_the_lora_and_change_nothing_learned(
     assert made.samples.shape[2] > 2 * 256
     rows = made.samples[0].unfold(0, 256, 262)
     assert len(rows) >= 3
-    assert float((made.samples[0, 40:290, 130:380] - made.samples[0, 564:814, 130:380]).abs().max()) > 0.02
+    assert (
+        float((made.samples[0, 40:290, 130:380] - made.samples[0, 564:814, 130:380]).abs().max())
+        > 0.02
+    )
     steps = [said["step"] for _, said in told if said.get("loss") is not None]
     assert steps == sorted(steps) or steps.count(12) > 1
     assert told[-1][1]["running"] is False

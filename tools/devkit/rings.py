@@ -16,7 +16,7 @@ RINGS = ("core", "nodes", "host", "web")
 # Rings with a pytest.ini in their folder, which they are run from; the others use pyproject.toml.
 _OWN_SETTINGS = ("host", "web")
 # What --full sets: the counts that are sampled otherwise.
-_FULL_COUNTS = {"LOOM_FULL": "1", "LOOM_FUZZ_COUNT": "2000"}
+_FULL_COUNTS = {"LOOM_FULL": "1", "LOOM_FUZZ_COUNT": "2000", "LOOM_KILLS": "20"}
 
 
 @dataclass(frozen=True)
