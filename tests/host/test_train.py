@@ -316,3 +316,30 @@ def test_backward_works_on_the_family(family, dtype):
     moved = [gradient for gradient in gradients if gradient is not None and gradient.norm() > 0]
     assert None not in gradients
     assert len(moved) > 0.8 * len(branches)
+
+
+def test_what_acts_beside_the_weights_is_part_of_a_trainings_name(toy, rings):
+    """A noise table changed by a node, a wrapper: another training, which is not given back for this one."""
+    from comfy.patcher_extension import WrappersMP
+
+    from lora_core.host.training import _encoders
+    from lora_core.host.training_key import job_key
+
+    model, clip, vae = toy
+
+    def key(patched):
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu([patched])
+            encoders = _encoders(patched, clip, vae, False)
+            return job_key(patched, encoders, Plan(rings, 2), SETTINGS, None)
+
+    def louder(executor, *arguments, **named):
+        return executor(*arguments, **named) * 1.01
+
+    plain = key(model)
+    assert key(model) == plain
+    wrapped = model.clone()
+    wrapped.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "louder", louder)
+    assert key(wrapped) != plain
+    assert key(wrapped) == key(wrapped)
+    assert key(model) == plain
