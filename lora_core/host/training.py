@@ -153,7 +153,7 @@ def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Train
         within.enter_context(closing(steps))
         note = within.enter_context(training_log(job.folder, first))
         sampler = Sampler(
-            model, clip, encoders.vae, settings, job.prompts, tuple(shape), job.folder,
+            model, clip, encoders.vae, settings, job.prompts, tuple(shape), job.samples,
             lambda: attached(model, clip, branches), parameters,
         )  # fmt: skip
         try:

@@ -59,6 +59,12 @@ class Job:
     base: str | None
     prompts: tuple[str, ...] = ()
 
+    @property
+    def samples(self) -> Path:
+        """Folder of the sample pictures: other prompts or another sampling have another."""
+        asked = repr((self.prompts, self.settings.samples.steps, self.settings.samples.cfg))
+        return self.folder / f"samples-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+
 
 def keep_result(
     job: Job, tensors: dict[str, torch.Tensor], curve: Curve, told: Followed, said: list[str]
@@ -71,6 +77,7 @@ def keep_result(
         "steps": len(curve.losses),
         "stopped": told.stopped,
         "prompts": job.prompts,
+        "samples": job.samples.name,
     }
     data = safetensors.torch.save(tensors, {"loom_result": json.dumps(facts)})
     write_bytes(data, job.folder / "result.safetensors")
@@ -116,7 +123,7 @@ def _given(job: Job, tensors: dict[str, torch.Tensor], facts: Any, first: str) -
     ]
     chart = as_images([loss_chart(curve.losses, validation, steps)])
     report = "\n".join(line for line in lines if line)
-    sheet = _sheet(job.folder, facts.get("prompts", ()))
+    sheet = _sheet(job.folder / facts["samples"], facts["prompts"])
     return Trained(tensors, report, chart, name, sheet, curve.told())
 
 

@@ -33,7 +33,7 @@ _FOLDER = "loom_train"
 class Sampler:
     """What is needed for pictures of the state of a training. acting: within it the branches act on the model.
 
-    shape: of one latent, with a batch of 1. folder: the job's, where the strips of pictures are kept.
+    shape: of one latent, with a batch of 1. folder: where the strips of pictures are kept, inside the job's.
     """
 
     model: Any
@@ -80,7 +80,7 @@ class Sampler:
         joined = io.BytesIO()
         strip(pictures).save(joined, "PNG")
         write_bytes(joined.getvalue(), strip_file(self.folder, step))
-        name = f"{self.folder.name[:12]}-{step:08d}.png"
+        name = f"{self.folder.parent.name[:12]}-{self.folder.name[-12:]}-{step:08d}.png"
         write_bytes(joined.getvalue(), Path(folder_paths.get_temp_directory()) / _FOLDER / name)
         return {"step": step, "filename": name, "subfolder": _FOLDER, "type": "temp"}
 
