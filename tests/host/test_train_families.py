@@ -175,10 +175,10 @@ def test_one_picture_is_learned_by_heart():
         layers = adapters.chosen_layers(network, adapters.PARTS[2])
         branches = adapters.new_branches(layers, 8, 8.0, 0)
         learning = adapters.parameters_of(branches)
-        optimizer = torch.optim.AdamW(learning, lr=5e-3)
+        optimizer = torch.optim.AdamW(learning, lr=1e-2)
         with adapters.attached(network, branches):
             found = []
-            for _ in range(150):
+            for _ in range(60):
                 loss = batch_loss(predict, one, levels, PLAIN).mean()
                 optimizer.zero_grad()
                 loss.backward()
