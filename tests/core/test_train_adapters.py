@@ -100,7 +100,7 @@ def test_the_saved_file_is_read_as_the_very_weight_that_training_saw(family):
     assert not adapter.leftovers
     assert len(adapter.modules) == len(branches)
     for branch in branches:
-        weight = net.get_submodule(branch.path).weight.detach().double()
+        weight = net.get_parameter(f"{branch.path}.weight").detach().double()
         steps = steps_of([(adapter.modules[branch.path], 1.0)])
         assert torch.allclose(run(weight.clone(), steps), branch.changed(weight), atol=1e-6)
 
