@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import folder_paths
-import safetensors.torch
 import torch
 
-from ..analysis.draw import as_images
-from ..errors import LoraFileError, TrainError
-from ..files.convert import convert
-from ..files.parse import parse_state_dict
-from ..files.reader import read_tensors
-from ..files.schemes import COMFY
-from ..files.writer import write_bytes
+from ..errors import TrainError
 from ..train import adapters
+from ..train.blocks import wrapped_blocks
+from ..train.branches import UP
 from ..train.cache import DiskStore
-from ..train.chart import loss_chart, running_mean
 from ..train.dataset import Dataset
-from ..train.export import Outcome, lora_of, metadata_of
-from ..train.loop import StepReport, train
+from ..train.estimate import Estimate, in_words, measured
+from ..train.export import lora_of
+from ..train.log import training_log
+from ..train.loop import Predict, TrainBatch, train
+from ..train.preserve import other_texts, text_for
 from ..train.samples import Plan
 from ..train.settings import TrainSettings
-from ..train.state import load_latest, save_state, states_in
-from .paths import find_lora
+from ..train.state import load_latest, save_state
 from .progress import progress_of
-from .saving import NO_FILE, NUMBER, SaveOrder, save_lora
-from .targets import model_targets
+from .targets import clip_targets, model_targets
+from .training_branches import Branches, attached, branches_of
 from .training_data import Encoders, batch_of, encode_all, fingerprint, validation_batches
+from .training_follow import Listeners, followed
+from .training_key import job_key
 from .training_model import noise_levels, ready
+from .training_results import Job, Trained, finished, keep_result
+from .training_room import opened
+from .training_samples import Sampler, prompts_of
+from .watching import Teller, watched
 
 NEW = "[a new LoRA]"
-# Raised when the same inputs would give another LoRA than before.
-_FORMAT = 1
 _CACHE_BYTES = 4 << 30
+_OUT_OF_MEMORY = (
+    "Out of memory after step {step}; the state is saved. Switch checkpointing on in Loom Train Settings (the run then goes "
+    "on from its state), or lower batch_size, rank or the dataset's resolution and train anew."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class TrainOrder:
     """What to train besides the sockets. name: of the file, as Loom Save takes it. existing: a LoRA to go on from, or NEW.
 
     resume: go on from the state of an interrupted run. retrain: train although this very job is finished.
+    node: id of the node that the page is told the progress of.
     """
 
     settings: TrainSettings
@@ -56,27 +59,7 @@ class TrainOrder:
     existing: str = NEW
     resume: bool = True
     retrain: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """tensors: for the LORA_MODEL socket. chart: (1, height, width, 3). name: as the loras list shows it."""
-
-    tensors: dict[str, torch.Tensor]
-    report: str
-    chart: torch.Tensor
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """One training: all that decides its outcome is in the key. folder: where its states and its result are kept."""
-
-    key: str
-    folder: Path
-    plan: Plan
-    order: TrainOrder
-    base: str | None
+    node: str | None = None
 
 
 def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOrder) -> Trained:
@@ -88,13 +71,16 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
     _check(model, clip, vae, dataset)
     plan = Plan(dataset, order.settings.batch_size)
     clip.load_model()
-    encoders = _encoders(model, clip, vae)
+    encoders = _encoders(model, clip, vae, bool(order.settings.text_rate))
     comfy.model_management.load_models_gpu([model])
-    key = _key(fingerprint(model.model.diffusion_model), encoders, dataset, order)
+    existing = None if order.existing == NEW else order.existing
+    key = job_key(model, encoders, plan, order.settings, existing)
     folder = Path(folder_paths.get_system_user_directory("lora_loom")) / "training" / key[:32]
-    job = _Job(key, folder, plan, order, model_targets(model).base)
-    done = None if order.retrain else _finished(job)
-    return _train(model, encoders, job) if done is None else done
+    settings = order.settings
+    base = model_targets(model).base
+    job = Job(key, folder, plan, settings, order.name, base, prompts_of(plan, settings))
+    done = None if order.retrain else finished(job)
+    return _train(model, encoders, job, order) if done is None else done
 
 
 def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
@@ -107,7 +93,7 @@ def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
         )
 
 
-def _encoders(model: Any, clip: Any, vae: Any) -> Encoders:
+def _encoders(model: Any, clip: Any, vae: Any, text_learns: bool) -> Encoders:
     user = Path(folder_paths.get_system_user_directory("lora_loom"))
     clip_id = fingerprint(clip.cond_stage_model, clip.layer_idx, clip.tokenizer_options)
     return Encoders(
@@ -118,180 +104,144 @@ def _encoders(model: Any, clip: Any, vae: Any) -> Encoders:
         DiskStore(user / "training_cache", _CACHE_BYTES),
         fingerprint(vae.first_stage_model),
         clip_id,
+        text_learns,
     )
 
 
-def _key(model_id: str, encoders: Encoders, dataset: Dataset, order: TrainOrder) -> str:
-    existing = ""
-    if order.existing != NEW:
-        existing = _sha256(find_lora(order.existing)[1])
-    parts = (_FORMAT, model_id, encoders.vae_id, encoders.clip_id, dataset.fingerprint, existing)
-    return hashlib.sha256(repr((*parts, order.settings)).encode()).hexdigest()
-
-
-def _branches(model: Any, order: TrainOrder) -> list[adapters.Branch]:
-    """New ones, or those of the LoRA to go on from, on the model's device."""
-    settings, network = order.settings, model.model.diffusion_model
-    layers = adapters.chosen_layers(network, settings.parts, settings.pattern)
-    device = model.load_device
-    made = adapters.new_branches(layers, settings.rank, settings.alpha, settings.seed, device)
-    if order.existing == NEW:
-        return made
-    name, path = find_lora(order.existing)
-    tensors, metadata = read_tensors(path, name)
-    adapter = parse_state_dict(tensors, name, metadata)
-    native = convert(tensors, adapter, COMFY, model_targets(model)).tensors
-    bare = {key.removeprefix("diffusion_model."): value for key, value in native.items()}
-    return adapters.continued(
-        made, adapters.trainable_layers(network), parse_state_dict(bare, name)
-    )
-
-
-def _train(model: Any, encoders: Encoders, job: _Job) -> Trained:
-    settings, plan = job.order.settings, job.plan
+def _train(model: Any, encoders: Encoders, job: Job, order: TrainOrder) -> Trained:
+    settings, plan = job.settings, job.plan
+    clip = encoders.clip
     levels = noise_levels(model.model.model_sampling)
     encode_all(plan, encoders, progress_of(len(plan.sample_images)))
+    batches = _batches(job, encoders)
+    with ExitStack() as within:
+        curve = within.enter_context(watched(order.node, settings.steps))
+        within.enter_context(torch.inference_mode(False))
+        within.enter_context(torch.enable_grad())
+        existing = None if order.existing == NEW else order.existing
+        with _opened(model, clip, settings):
+            branches = branches_of(model, clip, settings, existing)
+        parameters = adapters.parameters_of(branches.all)
+        state = load_latest(job.folder, job.key) if order.resume else None
+        first = state.step if state else 0
+        curve.begin_with(state.facts if state else {})
+        room = within.enter_context(opened(lambda: _acting(model, clip, branches, settings)))
+        shape = batches(0).latents[:1].shape
+        estimate = measured(
+            room.predict,
+            batches(first * settings.accumulate),
+            levels,
+            settings,
+            parameters,
+            model.model.diffusion_model,
+        )
+        said = _beginning(branches.all, model, plan, settings, first, estimate)
+        teller = Teller(order.node, curve)
+        teller.say(said)
+        steps = train(
+            room.predict,
+            batches,
+            parameters,
+            levels,
+            settings,
+            validation_batches(plan, encoders),
+            state,
+            lambda kept: save_state(kept, job.folder, job.key, settings.keep),
+            rates=_rates(branches.all, settings.plus_ratio),
+            stop=lambda: curve.stopping,
+        )
+        within.enter_context(closing(steps))
+        note = within.enter_context(training_log(job.folder, first))
+        sampler = Sampler(
+            model, clip, encoders.vae, settings, job.prompts, tuple(shape), job.samples,
+            lambda: attached(model, clip, branches), parameters,
+        )  # fmt: skip
+        try:
+            told = followed(steps, Listeners(curve, teller, note, sampler, room))
+        except comfy.model_management.OOM_EXCEPTION as error:
+            raise TrainError(_OUT_OF_MEMORY.format(step=len(curve.losses))) from error
+    names, words = model_targets(model), clip_targets(clip)
+    tensors = lora_of(branches.model, told.weights, names, branches.text, words)
+    return keep_result(job, tensors, curve, told, [said, *told.notes])
+
+
+def _batches(job: Job, encoders: Encoders) -> Callable[[int], TrainBatch]:
+    """The batch of a micro-step; some of its samples ask for what the model answered before, see train.preserve."""
+    plan, settings = job.plan, job.settings
+    images, trigger = plan.dataset.images, plan.dataset.settings.trigger
+    captions = [images[index].caption for index in plan.dataset.training]
+    texts = other_texts(captions, trigger, settings.seed) if settings.preserve else ()
+    for text in texts:
+        batch_of(plan, (replace(plan.sample(0, 0), caption=text),), encoders)
+
+    def batch(number: int) -> TrainBatch:
+        samples = plan.batch_at(number).samples
+        if not texts:
+            return batch_of(plan, samples, encoders)
+        said = [
+            None
+            if images[s.image].regularisation
+            else text_for(settings.preserve, texts, settings.seed, s.number, s.epoch)
+            for s in samples
+        ]
+        pairs = zip(samples, said, strict=True)
+        shown = tuple(s if text is None else replace(s, caption=text) for s, text in pairs)
+        made = batch_of(plan, shown, encoders)
+        return replace(made, preserved=tuple(text is not None for text in said))
+
+    return batch
+
+
+@contextmanager
+def _acting(
+    model: Any, clip: Any, branches: Branches, settings: TrainSettings
+) -> Iterator[Predict]:
+    """Model and CLIP with gradients and with the branches on them, within the block."""
+    with (
+        _opened(model, clip, settings) as predict,
+        attached(model, clip, branches),
+        wrapped_blocks(model.model.diffusion_model, settings.checkpointing, settings.compile),
+    ):
+        yield predict
+
+
+@contextmanager
+def _opened(model: Any, clip: Any, settings: TrainSettings) -> Iterator[Predict]:
+    """Model and, where it learns, CLIP loaded and with gradients, within the block."""
+    learning = clip if settings.text_rate else None
     # Loading goes on in the host's own mode: it changes weights in place, which ordinary mode refuses.
-    comfy.model_management.load_models_gpu([model])
-    with ready(model) as predict:
-        branches = _branches(model, job.order)
-        state = load_latest(job.folder, job.key) if job.order.resume else None
-        with adapters.attached(model.model.diffusion_model, branches):
-            steps = train(
-                predict,
-                lambda number: batch_of(plan, plan.batch_at(number).samples, encoders),
-                adapters.parameters_of(branches),
-                levels,
-                settings,
-                validation_batches(plan, encoders),
-                state,
-                lambda kept: save_state(kept, job.folder, job.key, settings.keep),
-            )
-            with closing(steps):
-                reports, notes = _followed(steps, settings, state.facts if state else {})
-    first = state.step if state else 0
-    said = [_beginning(branches, model, plan, settings, first), *notes]
-    return _kept(job, lora_of(branches, reports.weights or (), model_targets(model)), reports, said)
+    with torch.inference_mode():
+        loaded = [model] if learning is None else [model, clip.patcher]
+        comfy.model_management.load_models_gpu(loaded)
+    with ready(model, learning, settings) as predict:
+        yield predict
 
 
-@dataclass
-class _Followed:
-    """What the reports told. losses: from the very first step, also of the part before a resume."""
-
-    losses: list[float]
-    validation: list[tuple[int, float]]
-    weights: tuple[torch.Tensor, ...] | None = None
-
-
-def _followed(
-    steps: Iterator[StepReport], settings: TrainSettings, before: Any
-) -> tuple[_Followed, list[str]]:
-    """Run to the end with the node's bar moving; a chart of the loss is its preview about twenty times."""
-    told = _Followed(
-        list(before.get("losses", ())), [tuple(v) for v in before.get("validation", ())]
-    )
-    notes: list[str] = []
-    advance = progress_of(settings.steps)
-    for report in steps:
-        if report.note:
-            notes.append(report.note)
-            del told.losses[report.step :]
-            told.validation = [each for each in told.validation if each[0] <= report.step]
-        if report.weights is not None:
-            told.weights = report.weights
-            break
-        if report.note:
-            continue
-        told.losses.append(report.loss)
-        if report.validation is not None:
-            told.validation.append((report.step, report.validation))
-        show = report.step % max(1, settings.steps // 20) == 0
-        chart = loss_chart(told.losses, told.validation, settings.steps) if show else None
-        advance(report.step, chart)
-    return told, notes
+def _rates(branches: Sequence[adapters.Branch], plus_ratio: float) -> list[float]:
+    """Each branch's own; by LoRA+ the up matrices learn faster than the down ones."""
+    return [
+        branch.rate * (plus_ratio if name == UP else 1.0)
+        for branch in branches
+        for name in branch.factors
+    ]
 
 
 def _beginning(
-    branches: list[adapters.Branch], model: Any, plan: Plan, settings: TrainSettings, first: int
+    branches: list[adapters.Branch],
+    model: Any,
+    plan: Plan,
+    settings: TrainSettings,
+    first: int,
+    estimate: Estimate,
 ) -> str:
-    count = sum(p.numel() for p in adapters.parameters_of(branches))
+    parameters = adapters.parameters_of(branches)
+    count = sum(p.numel() for p in parameters)
     base = sum(p.numel() for p in model.model.diffusion_model.parameters())
     epochs = settings.steps * settings.accumulate / plan.steps_per_epoch
     went_on = f", resumed at step {first}" if first else ""
     return (
         f"{len(branches)} layers, {count:,} trainable parameters ({100 * count / base:.2f} % of the base), "
         f"{4 * count / 1e6:.1f} MB; {settings.steps} steps, {epochs:.1f} epochs of "
-        f"{len(plan.dataset.training)} pictures{went_on}"
+        f"{len(plan.dataset.training)} pictures{went_on}; "
+        + in_words(estimate, settings, settings.steps - first, parameters)
     )
-
-
-def _kept(job: _Job, tensors: dict[str, torch.Tensor], told: _Followed, said: list[str]) -> Trained:
-    """The result into the job's folder, so that the same job need never run again, and as a file into the loras."""
-    settings = job.order.settings
-    facts = {
-        "losses": told.losses,
-        "validation": told.validation,
-        "said": said,
-        "steps": len(told.losses),
-    }
-    data = safetensors.torch.save(tensors, {"loom_result": json.dumps(facts)})
-    write_bytes(data, job.folder / "result.safetensors")
-    # Only now: until the result is safe the states are what a kill leaves. Training again begins without them.
-    for path in states_in(job.folder):
-        path.unlink(missing_ok=True)
-    return _given(job, tensors, facts, settings, "")
-
-
-def _finished(job: _Job) -> Trained | None:
-    """What this job gave before; None where it has not been finished."""
-    path = job.folder / "result.safetensors"
-    if not path.is_file():
-        return None
-    tensors, metadata = read_tensors(path, "the finished training")
-    facts = json.loads(metadata["loom_result"])
-    again = "This very training (same model, pictures, settings and seed) was finished before: its LoRA, at once."
-    return _given(job, dict(tensors), facts, job.order.settings, again)
-
-
-def _given(
-    job: _Job, tensors: dict[str, torch.Tensor], facts: Any, settings: TrainSettings, first: str
-) -> Trained:
-    validation = [(step, value) for step, value in facts["validation"]]
-    mean = running_mean(facts["losses"])[-1]
-    last = validation[-1][1] if validation else None
-    name, saved = _listed(job, tensors, Outcome(facts["steps"], mean, last))
-    lines = [
-        *([first] if first else []),
-        *facts["said"],
-        f"loss {mean:.4f}"
-        + (f", validation {validation[0][1]:.4f} -> {last:.4f}" if last is not None else ""),
-        saved,
-    ]
-    chart = as_images([loss_chart(facts["losses"], validation, settings.steps)])
-    return Trained(tensors, "\n".join(lines), chart, name)
-
-
-def _listed(job: _Job, tensors: dict[str, torch.Tensor], outcome: Outcome) -> tuple[str, str]:
-    """The file in the loras list: the one written before where it is still there, else a new one."""
-    note = job.folder / "file.json"
-    result = _sha256(job.folder / "result.safetensors")
-    if note.is_file():
-        known = json.loads(note.read_text("utf-8"))
-        try:
-            _, path = find_lora(known["name"])
-        except LoraFileError:
-            path = None
-        if path and (known["result"], known["sha256"]) == (result, _sha256(path)):
-            return known["name"], f"the file is {known['name']}"
-    title = job.order.name.replace("\\", "/").split("/")[-1]
-    metadata = metadata_of(job.plan, job.order.settings, outcome, job.base, title)
-    order = SaveOrder(job.order.name, if_exists=NUMBER, edits=json.dumps(metadata))
-    written = save_lora(tensors, NO_FILE, order)
-    digest = _sha256(find_lora(written.name)[1])
-    told = {"name": written.name, "sha256": digest, "result": result}
-    write_bytes(json.dumps(told).encode(), note)
-    return written.name, written.report
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

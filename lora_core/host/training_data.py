@@ -25,7 +25,8 @@ _LOOKED_AT = 512
 class Encoders:
     """The graph's VAE and CLIP, how the model wants its latents, and where what they made is kept.
 
-    vae_id, clip_id: fingerprints of their weights and settings.
+    vae_id, clip_id: fingerprints of their weights and settings. text_learns: the text encoders are trained, so that
+    captions are encoded anew at every step, by predict.
     """
 
     vae: Any
@@ -35,6 +36,7 @@ class Encoders:
     store: Store
     vae_id: str
     clip_id: str
+    text_learns: bool = False
 
 
 def fingerprint(module: torch.nn.Module, *facts: object) -> str:
@@ -103,31 +105,49 @@ def _latent(plan: Plan, sample: Sample, encoders: Encoders) -> torch.Tensor:
 
 
 def _conditioning(plan: Plan, sample: Sample, encoders: Encoders) -> dict[str, Any]:
-    """The text's tensors under the host's names, and SDXL's sizes: what the picture was before it was cut."""
-    key = text_key(sample.caption, encoders.clip_id)
+    """The text's tensors under the host's names, or its words where the encoders learn; and SDXL's sizes."""
+    if encoders.text_learns:
+        return {"caption": sample.caption} | _sizes(plan, sample)
 
     def encode() -> Mapping[str, torch.Tensor]:
         with torch.no_grad():
-            tokens = encoders.clip.tokenize(sample.caption)
-            made = encoders.clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
-        named = {name: value for name, value in made.items() if value is not None}
-        odd = [name for name, value in named.items() if not isinstance(value, torch.Tensor)]
-        if odd:
-            raise TrainError(
-                f"The text encoder gives {', '.join(odd)} besides tensors, which training cannot keep. "
-                "Remove hooks and schedules from CLIP."
-            )
-        return named
+            return encoded_text(encoders.clip, sample.caption)
 
-    known = once(encoders.store, key, encode)
+    known = once(encoders.store, text_key(sample.caption, encoders.clip_id), encode)
     said: dict[str, Any] = {
         name: _ordinary(value).to(encoders.device) for name, value in known.items()
     }
     said["cross_attn"] = said.pop("cond")
-    bucket = plan.placements[sample.image].bucket
+    return said | _sizes(plan, sample)
+
+
+def encoded_text(clip: Any, caption: str) -> dict[str, torch.Tensor]:
+    """What the CLIP makes of a caption, by the host's names. Raises TrainError where that is more than tensors."""
+    made = clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True, return_dict=True)
+    named = {name: value for name, value in made.items() if value is not None}
+    odd = [name for name, value in named.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise TrainError(
+            f"The text encoder gives {', '.join(odd)} besides tensors, which training cannot keep. "
+            "Remove hooks and schedules from CLIP."
+        )
+    return named
+
+
+def _sizes(plan: Plan, sample: Sample) -> dict[str, int]:
+    """What SDXL is told of a picture: its size before all, where its cut begins in the resized picture, the bucket."""
+    placement = plan.placements[sample.image]
+    (width, height), (wide, high) = placement.resized, placement.bucket
+    left, top = (round(edge * placement.scale) for edge in placement.box(sample.place)[:2])
     size = plan.dataset.images[sample.image].measures.size
-    said |= {"width": size[0], "height": size[1]}
-    return said | {"target_width": bucket[0], "target_height": bucket[1]}
+    return {
+        "width": size[0],
+        "height": size[1],
+        "crop_w": max(0, width - wide - left) if sample.mirrored else left,
+        "crop_h": min(top, height - high),
+        "target_width": wide,
+        "target_height": high,
+    }
 
 
 def _masks(plan: Plan, samples: tuple[Sample, ...], latents: torch.Tensor) -> torch.Tensor | None:

@@ -18,29 +18,68 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from ..errors import TrainError
 from ..train.loop import Predict
 from ..train.objective import NoiseLevels
+from ..train.settings import TrainSettings
+from .training_data import encoded_text
 
 # What the text encoder and the picture's size say of one sample: names of the host's conditioning -> values.
 Conditioning = Mapping[str, Any]
+# Networks that add to no norm's input afterwards: their norms need no copies.
+_WITHOUT_CHANGES_IN_PLACE = (UNetModel,)
+# Noise levels that a family without a table of its own is given.
+_LEVELS = 1000
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
 
 def noise_levels(model_sampling: Any) -> NoiseLevels:
-    """What the host's model_sampling says. Raises TrainError for kinds whose objective is not built."""
+    """What the host's model_sampling says: eps, v and flow by their closed forms, all others by the host's own."""
     host = comfy.model_sampling
     if isinstance(model_sampling, host.CONST):
         return NoiseLevels("flow", torch.empty(0), _shift_of(model_sampling))
-    odd = isinstance(model_sampling, host.EDM | host.X0) or model_sampling.sigma_data != 1.0
-    if odd or not isinstance(model_sampling, host.EPS):
-        raise TrainError(
-            f"The model samples by {type(model_sampling).__mro__[2].__name__}; LoRAs are trained for models that answer "
-            "noise (eps), velocity (v) or flow."
-        )
-    kind = "v" if isinstance(model_sampling, host.V_PREDICTION) else "eps"
-    return NoiseLevels(kind, model_sampling.sigmas.detach().cpu().float().clone())
+    sigmas = _table(model_sampling)
+    answers = type(model_sampling).calculate_denoised
+    if getattr(model_sampling, "sigma_data", 1.0) == 1.0:
+        if answers is host.EPS.calculate_denoised:
+            return NoiseLevels("eps", sigmas)
+        if answers is host.V_PREDICTION.calculate_denoised:
+            return NoiseLevels("v", sigmas)
+    return NoiseLevels("own", sigmas, own=_HostsOwn(model_sampling))
+
+
+def _table(model_sampling: Any) -> torch.Tensor:
+    """Its noise levels from little to much, on the CPU."""
+    table = getattr(model_sampling, "sigmas", None)
+    if isinstance(table, torch.Tensor):
+        return table.detach().cpu().float().clone()
+    shares = [(place + 0.5) / _LEVELS for place in range(_LEVELS)]
+    return torch.tensor([float(model_sampling.percent_to_sigma(1 - share)) for share in shares])
+
+
+class _HostsOwn:
+    """A family's noising and its answer, from the two functions by which the host samples it.
+
+    Every family's picture is a(sigma) * noisy + b(sigma) * answer; a and b are what the host makes of one and nought.
+    """
+
+    def __init__(self, model_sampling: Any) -> None:
+        self._scale = model_sampling.noise_scaling
+        self._picture = model_sampling.calculate_denoised
+
+    def noised(
+        self, latents: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor
+    ) -> torch.Tensor:
+        return self._scale(sigmas, noise.clone(), latents)
+
+    def target(
+        self, latents: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor
+    ) -> torch.Tensor:
+        noisy, one = self.noised(latents, noise, sigmas), torch.ones_like(latents)
+        of_noisy = self._picture(sigmas, torch.zeros_like(one), one)
+        of_answer = self._picture(sigmas, one, torch.zeros_like(one))
+        return (latents - of_noisy * noisy) / of_answer
 
 
 def _shift_of(model_sampling: Any) -> float:
@@ -50,11 +89,12 @@ def _shift_of(model_sampling: Any) -> float:
 
 
 @contextmanager
-def ready(model: Any) -> Iterator[Predict]:
+def ready(model: Any, clip: Any = None, settings: TrainSettings | None = None) -> Iterator[Predict]:
     """predict of a loaded MODEL with gradients through it, within the block only.
 
     predict(noisy, sigmas, conditioning): conditioning is one Conditioning a sample. It answers in float32 and raises
-    what the host raises when the user interrupts.
+    what the host raises when the user interrupts. clip: a loaded CLIP, where its text encoders are trained; a
+    conditioning that has a caption instead of what was made of it is then encoded with gradients.
     """
     inner = model.model
     with ExitStack() as undo:
@@ -62,11 +102,23 @@ def ready(model: Any) -> Iterator[Predict]:
         undo.enter_context(torch.enable_grad())
         undo.enter_context(_in_training())
         undo.enter_context(ordinary_tensors(inner))
+        if clip is not None:
+            undo.enter_context(ordinary_tensors(clip.cond_stage_model))
+            undo.enter_context(_copying_norms(clip.cond_stage_model))
         undo.enter_context(_raw_answers(inner.model_sampling))
-        undo.enter_context(_copying_norms(inner.diffusion_model))
+        if not isinstance(inner.diffusion_model, _WITHOUT_CHANGES_IN_PLACE):
+            undo.enter_context(_copying_norms(inner.diffusion_model))
         model.pre_run()
         undo.callback(model.cleanup)
-        yield _predict_of(model)
+        guidance = (settings or TrainSettings()).objective.guidance
+        yield _predict_of(model, None if clip is None else _resident(clip), guidance)
+
+
+def _resident(clip: Any) -> Any:
+    """A CLIP that encodes without asking the host to load it: it is loaded, and loading changes weights in place."""
+    found = clip.clone()
+    found.load_model = lambda *_, **__: found.patcher
+    return found
 
 
 @contextmanager
@@ -141,7 +193,7 @@ def _pinned(_: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
 
 
-def _predict_of(model: Any) -> Predict:
+def _predict_of(model: Any, clip: Any, guidance: float) -> Predict:
     inner = model.model
     options = dict(model.model_options.get("transformer_options", {}))
     options["optimized_attention_override"] = _pinned
@@ -151,7 +203,8 @@ def _predict_of(model: Any) -> Predict:
         noisy: torch.Tensor, sigmas: torch.Tensor, conditioning: Sequence[Conditioning]
     ) -> torch.Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        conds = [_model_conds(inner, noisy[i : i + 1], c) for i, c in enumerate(conditioning)]
+        told = [{"guidance": guidance, **_encoded(clip, said)} for said in conditioning]
+        conds = [_model_conds(inner, noisy[i : i + 1], said) for i, said in enumerate(told)]
         answers: list[torch.Tensor] = [noisy] * len(conds)
         for group in _alike(conds):
             joined = comfy.samplers.cond_cat([conds[i] for i in group])
@@ -165,6 +218,15 @@ def _predict_of(model: Any) -> Predict:
         return torch.stack(answers).float()
 
     return predict
+
+
+def _encoded(clip: Any, said: Conditioning) -> Conditioning:
+    """The conditioning with its caption encoded, where it has one."""
+    if "caption" not in said:
+        return said
+    made = encoded_text(clip, said["caption"])
+    made["cross_attn"] = made.pop("cond")
+    return {name: value for name, value in said.items() if name != "caption"} | made
 
 
 def _autocast(device: str, computes: torch.dtype) -> Any:

@@ -17,7 +17,7 @@ from .adapters import Branch, state_dict_of
 from .samples import Plan
 from .settings import TrainSettings
 
-_PREFIX = "diffusion_model."
+_PREFIX, _TEXT_PREFIX = "diffusion_model.", "text_encoders."
 # The model spec's names of the families that it knows, and sd-scripts' own.
 _ARCHITECTURES = {
     "SD1.5": ("stable-diffusion-v1", "sd_v1"),
@@ -38,15 +38,22 @@ class Outcome:
 
 
 def lora_of(
-    branches: Sequence[Branch], weights: Sequence[torch.Tensor], targets: TargetMap
+    branches: Sequence[Branch],
+    weights: Sequence[torch.Tensor],
+    targets: TargetMap,
+    text: Sequence[Branch] = (),
+    clip: TargetMap | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The state dict in kohya's naming, float32 on the CPU. targets: of the model that was trained.
+    """The state dict in kohya's naming, float32 on the CPU. targets, clip: of the MODEL and CLIP that were trained.
 
-    Raises LoraKeyError where the host has no name for a layer that was trained.
+    weights: of the branches and then of text, those of the text encoders. Raises LoraKeyError where the host has no
+    name for a layer that was trained.
     """
-    tensors = state_dict_of(branches, weights, _PREFIX)
+    count = sum(len(branch.factors) for branch in branches)
+    tensors = state_dict_of(branches, weights[:count], _PREFIX)
+    tensors |= state_dict_of(text, weights[count:], _TEXT_PREFIX)
     adapter = parse_state_dict(tensors, "the trained LoRA")
-    return dict(convert(tensors, adapter, KOHYA, targets).tensors)
+    return dict(convert(tensors, adapter, KOHYA, targets, clip).tensors)
 
 
 def metadata_of(
@@ -58,14 +65,18 @@ def metadata_of(
         base or "", ((base or "unknown").lower(), base or "")
     )
     said: Mapping[str, object] = {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if settings.family == "LoRA" else "lycoris.kohya",
+        "ss_network_args": _network_args(settings),
         "ss_network_dim": settings.rank,
         "ss_network_alpha": settings.alpha,
         "ss_base_model_version": version,
         "ss_output_name": title,
         "ss_learning_rate": settings.rate,
         "ss_unet_lr": settings.rate,
-        "ss_optimizer": "torch.optim.AdamW",
+        "ss_text_encoder_lr": settings.rate * settings.text_rate,
+        "ss_optimizer": settings.optimizer,
+        "ss_loraplus_lr_ratio": settings.plus_ratio if settings.plus_ratio != 1 else "",
+        "ss_gradient_checkpointing": settings.checkpointing,
         "ss_lr_scheduler": settings.schedule,
         "ss_lr_warmup_steps": round(settings.warmup * settings.steps),
         "ss_max_train_steps": settings.steps,
@@ -97,6 +108,17 @@ def metadata_of(
         "modelspec.resolution": f"{data.resolution}x{data.resolution}",
     }
     return {key: str(value) for key, value in said.items() if value != ""}
+
+
+def _network_args(settings: TrainSettings) -> str:
+    """What LyCORIS is told of the family; nothing for a LoRA."""
+    said = {
+        "LoRA": {},
+        "DoRA": {"algo": "locon", "dora_wd": "True", "wd_on_output": "False"},
+        "LoHa": {"algo": "loha"},
+        "LoKr": {"algo": "lokr", "factor": str(settings.kron_block or -1)},
+    }[settings.family]
+    return json.dumps(said) if said else ""
 
 
 def _tags(plan: Plan) -> dict[str, int]:

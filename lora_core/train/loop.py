@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..errors import TrainError
+from . import judging
 from .objective import (
     NoiseLevels,
+    drawn,
     level_weights,
     losses,
-    noise_of,
     noised,
-    position_of,
     target_of,
 )
-from .settings import TrainSettings, rate_at
+from .run import Run, begin, holding
+from .settings import TrainSettings
 from .state import RunState
 
 # (noisy latents, sigmas (batch,), conditioning) -> the network's own answer, of the latents' shape.
@@ -40,7 +40,8 @@ class TrainBatch:
     """Pictures to learn from at once. latents: (batch, channels, ...) float32. conditioning: as predict wants it.
 
     weights: (batch,) of the losses. masks: (batch, 1, ...) or None. keys: of each sample, counters that its noise and
-    timestep are drawn by, so that a sample's draw does not depend on the batch it is in.
+    timestep are drawn by, so that a sample's draw does not depend on the batch it is in. preserved: whether the sample
+    teaches the network to answer as it did before step 1; empty for none.
     """
 
     latents: torch.Tensor
@@ -48,13 +49,15 @@ class TrainBatch:
     weights: torch.Tensor
     keys: tuple[tuple[int | str, ...], ...]
     masks: torch.Tensor | None = None
+    preserved: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class StepReport:
     """After an optimizer step. step: steps done. norm: of the gradient before clipping. validation: None where not due.
 
-    note: what happened besides, in words. weights: at the very end what is to be saved, in the parameters' order.
+    note: what happened besides, in words. weights: in the parameters' order, where sample pictures are due; and at the
+    very end (is_last) what is to be saved.
     """
 
     step: int
@@ -65,50 +68,7 @@ class StepReport:
     validation: float | None = None
     note: str = ""
     weights: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class _Run:
-    """What changes from step to step."""
-
-    parameters: list[torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    average: list[torch.Tensor]
-    step: int = 0
-    factor: float = 1.0
-    losses: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    updating: bool = False
-
-    def state(self) -> RunState:
-        tensors = {f"parameter.{i}": p for i, p in enumerate(self.parameters)}
-        tensors |= {f"average.{i}": a for i, a in enumerate(self.average)}
-        for i, kept in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": value for name, value in kept.items()}
-        owned = {name: t.detach().cpu().clone() for name, t in tensors.items()}
-        facts = {"factor": self.factor, "losses": list(self.losses)}
-        return RunState(self.step, owned, {**facts, "validation": list(self.validation)})
-
-    @torch.no_grad()
-    def restore(self, state: RunState) -> None:
-        """Raises TrainError where the state is of other parameters."""
-        kept: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in state.tensors.items():
-            kind, number, *rest = name.split(".")
-            if kind == "optimizer":
-                kept.setdefault(int(number), {})[rest[0]] = tensor.clone()
-                continue
-            into = self.parameters if kind == "parameter" else self.average
-            if int(number) >= len(into) or into[int(number)].shape != tensor.shape:
-                raise TrainError(
-                    "The saved state is of other layers or another rank than this run."
-                )
-            into[int(number)].copy_(tensor)
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": kept, "param_groups": groups})
-        self.step, self.factor = state.step, state.facts["factor"]
-        self.losses = list(state.facts["losses"])
-        self.validation = [(step, value) for step, value in state.facts["validation"]]
+    is_last: bool = False
 
 
 def train(
@@ -121,18 +81,22 @@ def train(
     state: RunState | None = None,
     save: Save = lambda state: None,
     reduce: Reduce = lambda parameters: None,
+    rates: Sequence[float] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[StepReport, None, None]:
     """Train the parameters in place; a report for each step, the last with the weights to keep.
 
     batch_at: the batch of a micro-step, counted from 0 over the whole run. state: to go on from. save: is handed the
     whole state every settings.saving_steps, and when the generator is closed, interrupted or fails between two.
+    rates: of each parameter, its share of the settings' rate; empty for 1. stop: asked after each step; when it
+    says so the state is saved and the run ends with what it has.
     A loss that is not a number or explodes: back to the last saved state at half the rate, once; then it stops there.
     Raises TrainError, and what predict and batch_at raise. Close the generator (contextlib.closing) when leaving early.
     """
-    run = _begin(parameters, settings, state)
+    run = begin(parameters, rates, settings, state)
     good = run.state()
     try:
-        while run.step < settings.steps:
+        while run.step < settings.steps and not judging.is_past_best(run.validation, settings):
             loss, norm = _gradients(run, predict, batch_at, levels, settings, reduce)
             if _is_bad(loss, norm, run.losses):
                 again = run.factor == 1.0
@@ -145,42 +109,52 @@ def train(
                 good = run.state()
                 yield StepReport(run.step, settings.steps, loss, note=note)
                 continue
-            rate = _update(run, settings, loss)
-            found = None
-            if validation and (
-                run.step % settings.validation_steps == 0 or run.step == settings.steps
-            ):
-                found = validation_loss(run, predict, validation, levels, settings)
-                run.validation.append((run.step, found))
-            if run.step % settings.saving_steps == 0 or run.step == settings.steps:
+            rate = run.update(settings, loss)
+            found = _validated(run, predict, validation, levels, settings)
+            stopped = stop() and run.step < settings.steps
+            if stopped or run.step % settings.saving_steps == 0 or run.step == settings.steps:
                 good = run.state()
                 save(good)
-            yield StepReport(run.step, settings.steps, loss, rate, norm, found)
-        yield _last(run, settings)
+            yield StepReport(
+                run.step, settings.steps, loss, rate, norm, found, weights=_due(run, settings)
+            )
+            if stopped:
+                yield _last(
+                    run, settings, f"stopped at step {run.step} of {settings.steps} on your wish"
+                )
+                return
+        yield _last(run, settings, judging.stop_note(run.validation, run.step, settings))
     finally:
         if good.step < run.step and not run.updating:
             save(run.state())
 
 
-def _begin(
-    parameters: Sequence[torch.nn.Parameter], settings: TrainSettings, state: RunState | None
-) -> _Run:
-    optimizer = torch.optim.AdamW(
-        list(parameters),
-        lr=settings.rate,
-        betas=(0.9, 0.99),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    average = [p.detach().clone() for p in parameters] if settings.ema else []
-    run = _Run(list(parameters), optimizer, average)
-    if state is not None:
-        run.restore(state)
-    return run
+def _validated(
+    run: Run,
+    predict: Predict,
+    batches: Sequence[TrainBatch],
+    levels: NoiseLevels,
+    settings: TrainSettings,
+) -> float | None:
+    """The validation loss where it is due; the weights of the lowest are remembered."""
+    step = run.step
+    if not batches or (step % settings.validation_steps and step != settings.steps):
+        return None
+    found = validation_loss(run, predict, batches, levels, settings)
+    if all(found < value for _, value in run.validation):
+        run.best = [value.detach().clone() for value in run.kept()]
+    run.validation.append((step, found))
+    return found
+
+
+def _due(run: Run, settings: TrainSettings) -> tuple[torch.Tensor, ...] | None:
+    """The weights for sample pictures, where they are due."""
+    due = settings.samples.is_due(run.step, settings.steps)
+    return tuple(value.detach().clone() for value in run.kept()) if due else None
 
 
 def _gradients(
-    run: _Run,
+    run: Run,
     predict: Predict,
     batch_at: Callable[[int], TrainBatch],
     levels: NoiseLevels,
@@ -188,13 +162,19 @@ def _gradients(
     reduce: Reduce,
 ) -> tuple[float, float]:
     """Gradients of one step; returns the mean loss and the norm before clipping."""
-    run.optimizer.zero_grad(set_to_none=True)
+    for parameter in run.parameters:
+        parameter.grad = None
     total = 0.0
+
+    def before(*asked: Any) -> torch.Tensor:
+        with holding(run.parameters, run.first):
+            return predict(*asked)
+
     for part in range(settings.accumulate):
         batch = batch_at(run.step * settings.accumulate + part)
-        loss = batch_loss(predict, batch, levels, settings).mean() / settings.accumulate
-        loss.backward()
-        total += float(loss.detach())
+        loss = batch_loss(predict, batch, levels, settings, before=before).mean()
+        (loss / settings.accumulate).backward()
+        total += float(loss.detach()) / settings.accumulate
     reduce(run.parameters)
     norm = torch.nn.utils.clip_grad_norm_(run.parameters, settings.clip or math.inf)
     return total, float(norm)
@@ -206,64 +186,42 @@ def batch_loss(
     levels: NoiseLevels,
     settings: TrainSettings,
     position: float | None = None,
+    before: Predict | None = None,
 ) -> torch.Tensor:
-    """Loss of each sample of a batch (batch,). position: the noise level for all instead of each one's own draw."""
+    """Loss of each sample of a batch (batch,). position: the noise level for all instead of each one's own draw.
+
+    before: predict as it was before step 1, for batches with preserved samples.
+    """
     wish, like = settings.objective, batch.latents
-    shape = like.shape[1:]
-    noise = torch.stack(
-        [noise_of(shape, wish.noise_offset, settings.seed, *key) for key in batch.keys]
-    )
-    where = [
-        position_of(wish, levels, settings.seed, *key) if position is None else position
-        for key in batch.keys
-    ]
-    sigmas = levels.at(torch.tensor(where, dtype=torch.float64))
-    weights = level_weights(levels.kind, sigmas, wish.min_snr) * batch.weights.cpu()
-    noise, sigmas, weights = (t.to(like.device) for t in (noise, sigmas, weights))
-    answer = predict(noised(levels.kind, like, noise, sigmas), sigmas, batch.conditioning)
-    return losses(answer, target_of(levels.kind, like, noise, sigmas), weights, batch.masks)
+    noise, sigmas = drawn(wish, levels, like, settings.seed, batch.keys, position)
+    weights = level_weights(levels, sigmas, wish) * batch.weights.to(like.device)
+    noisy = noised(levels, like, noise, sigmas)
+    target = target_of(levels, like, noise, sigmas)
+    if before is not None and any(batch.preserved):
+        chosen = torch.tensor(batch.preserved, device=like.device)
+        asked = before(noisy, sigmas, batch.conditioning)
+        target = torch.where(chosen.view(-1, *[1] * (like.ndim - 1)), asked, target)
+    answer = predict(noisy, sigmas, batch.conditioning)
+    huber = wish.huber if wish.loss == "huber" else None
+    return losses(answer, target, weights, batch.masks, huber)
 
 
 @torch.no_grad()
 def validation_loss(
-    run: _Run,
+    run: Run,
     predict: Predict,
     batches: Sequence[TrainBatch],
     levels: NoiseLevels,
     settings: TrainSettings,
 ) -> float:
     """Mean loss over the held-out pictures at fixed noise and fixed positions, with the weights that would be saved."""
-    kept = [p.detach().clone() for p in run.parameters]
-    try:
-        for parameter, value in zip(run.parameters, run.average or kept, strict=True):
-            parameter.copy_(value)
+    with holding(run.parameters, run.kept()):
         found = [
             batch_loss(predict, batch, levels, settings, position)
             for batch in batches
             for position in QUANTILES
         ]
         return float(torch.cat(found).mean())
-    finally:
-        for parameter, value in zip(run.parameters, kept, strict=True):
-            parameter.copy_(value)
-
-
-@torch.no_grad()
-def _update(run: _Run, settings: TrainSettings, loss: float) -> float:
-    """One optimizer step and the average; returns the rate."""
-    rate = rate_at(settings, run.step) * run.factor
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.updating = True
-    run.optimizer.step()
-    # The first steps weigh less than the decay says, or the average would stay near its beginning.
-    decay = min(settings.ema, (1 + run.step) / (10 + run.step))
-    for smooth, parameter in zip(run.average, run.parameters, strict=False):
-        smooth.lerp_(parameter, 1 - decay)
-    run.losses.append(loss)
-    run.step += 1
-    run.updating = False
-    return rate
 
 
 def _is_bad(loss: float, norm: float, before: Sequence[float]) -> bool:
@@ -279,7 +237,13 @@ def _bad_note(step: int, good: int, loss: float, again: bool) -> str:
     return f"step {step + 1}: the loss {what}; training is back at step {good} and {then}{way}."
 
 
-def _last(run: _Run, settings: TrainSettings, note: str = "") -> StepReport:
-    weights = tuple(value.detach().cpu().clone() for value in run.average or run.parameters)
+def _last(run: Run, settings: TrainSettings, note: str = "") -> StepReport:
+    """The end, with the weights to keep: those of the best validation where the last are clearly worse."""
+    found = run.kept()
+    if run.best and settings.keep_best:
+        place, said = judging.better_step(run.validation)
+        if place:
+            found, note = run.best, "; ".join(filter(None, (note, said)))
+    weights = tuple(value.detach().cpu().clone() for value in found)
     loss = run.losses[-1] if run.losses else math.nan
-    return StepReport(run.step, settings.steps, loss, note=note, weights=weights)
+    return StepReport(run.step, settings.steps, loss, note=note, weights=weights, is_last=True)

@@ -17,7 +17,7 @@ from ..errors import TrainError
 from ..files.writer import write_bytes
 
 # Raised when the meaning of a state changes: states of another format are not gone on from.
-FORMAT = 1
+FORMAT = 2
 _FIELD = "loom_training_state"
 _PATTERN = "step-*.safetensors"
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lora_core.adapters import AdapterFile, LowRank
+from lora_core.algebra.steps import run, steps_of
 from lora_core.errors import TrainError
+from lora_core.files.parse import parse_state_dict
+from lora_core.stack.blocktable import block_table
+from lora_core.targets import TargetMap
 from lora_core.train import adapters
-from lora_core.train.adapters import attached, chosen_layers, new_branches, trainable_layers
+from lora_core.train.adapters import (
+    FAMILIES,
+    attached,
+    chosen_layers,
+    new_branches,
+    trainable_layers,
+)
+from lora_core.train.choosing import in_blocks, ranks_of
+from lora_core.train.fused import linear_with_branch, merging_is_cheaper
 
 
 class Network(torch.nn.Module):
@@ -33,19 +47,18 @@ def network(seed=0):
 
 
 def filled(branches, seed=3):
-    """Branches whose up is no longer zero, in double precision."""
+    """Branches none of whose factors is zero any longer, in double precision."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for branch in branches:
-        up = torch.randn(branch.up.shape, generator=generator, dtype=torch.float64)
-        made.append(
-            adapters.Branch(
-                branch.path,
-                torch.nn.Parameter(branch.down.detach().double()),
-                torch.nn.Parameter(up),
-                branch.alpha,
+        factors = {
+            name: torch.nn.Parameter(
+                p.detach().double()
+                + 0.3 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
             )
-        )
+            for name, p in branch.factors.items()
+        }
+        made.append(replace(branch, factors=factors))
     return made
 
 
@@ -54,18 +67,18 @@ def picture(seed=1):
 
 
 def merged_output(net, branches, x):
-    """The network computed in plain torch with W + scale * up @ down in place of W."""
+    """The network computed in plain torch with the formula's weight in place of W, by its own file's reading."""
     weights = dict(net.named_parameters())
     for branch in branches:
         key = f"{branch.path}.weight"
-        delta = branch.scale * branch.up.flatten(1) @ branch.down.flatten(1)
-        weights[key] = weights[key] + delta.reshape(weights[key].shape)
+        weights[key] = branch.changed(weights[key])
     return torch.func.functional_call(net, weights, (x,))
 
 
-def test_output_and_gradients_are_those_of_the_merged_weight():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_output_and_gradients_are_those_of_the_merged_weight(family):
     net = network()
-    branches = filled(new_branches(trainable_layers(net), 4, 2.0, seed=5))
+    branches = filled(new_branches(trainable_layers(net), 2, 1.0, seed=5, family=family, block=3))
     parameters = adapters.parameters_of(branches)
     with attached(net, branches):
         beside = net(picture())
@@ -78,13 +91,41 @@ def test_output_and_gradients_are_those_of_the_merged_weight():
         assert mine.abs().max() > 0
 
 
-def test_a_new_branch_changes_nothing_and_a_detached_one_leaves_nothing():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_saved_file_is_read_as_the_very_weight_that_training_saw(family):
+    """By the reader and the steps that put a LoRA on a model, which know nothing of the trainer."""
+    net = network().float()
+    branches = filled(new_branches(trainable_layers(net), 2, 1.0, seed=5, family=family, block=3))
+    adapter = parse_state_dict(adapters.state_dict_of(branches), "made")
+    assert not adapter.leftovers
+    assert len(adapter.modules) == len(branches)
+    for branch in branches:
+        weight = net.get_parameter(f"{branch.path}.weight").detach().double()
+        steps = steps_of([(adapter.modules[branch.path], 1.0)])
+        assert torch.allclose(run(weight.clone(), steps), branch.changed(weight), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_going_on_from_a_file_of_the_family_starts_from_its_weights(family):
+    net = network().float()
+    layers = trainable_layers(net)
+    made = filled(new_branches(layers, 2, 1.0, seed=5, family=family, block=3))
+    tensors = adapters.state_dict_of(made)
+    new = new_branches(layers, 4, 4.0, seed=0)
+    again = adapters.continued(new, layers, parse_state_dict(tensors, "made"))
+    found = adapters.state_dict_of(again)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensors[key].float()) for key in tensors)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_branch_changes_nothing_and_a_detached_one_leaves_nothing(family):
     net = network().float()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     plain = net(picture().float())
-    branches = new_branches(trainable_layers(net), 4, 4.0, seed=0)
+    branches = new_branches(trainable_layers(net), 4, 4.0, seed=0, family=family)
     with attached(net, branches):
-        assert torch.equal(net(picture().float()), plain)
+        assert torch.allclose(net(picture().float()), plain, atol=1e-6)
     with pytest.raises(ZeroDivisionError), attached(net, branches):
         raise ZeroDivisionError
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -149,3 +190,95 @@ def test_going_on_from_what_does_not_fit_is_refused(path, shape, message):
     old = AdapterFile("old", {path: LowRank(torch.randn(shape), torch.randn(3, 5), None)})
     with pytest.raises(TrainError, match=message):
         adapters.continued(new_branches(layers, 4, 4.0, 0), layers, old)
+
+
+def test_a_rank_of_its_own_for_layers_by_pattern():
+    layers = trainable_layers(network())
+    ranks = ranks_of(layers, "# all blocks\nblocks = 4\nblocks.1 = 2 / 3\nends = 0", 8, 4.0)
+    assert ranks == {"blocks.0": (4, 2.0), "blocks.1": (2, 3.0)}
+    made = new_branches(layers, 8, 4.0, 0, ranks=ranks)
+    assert [(branch.path, branch.rank, branch.alpha) for branch in made] == [
+        ("blocks.0", 4, 2.0),
+        ("blocks.1", 2, 3.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing = 4", "no chosen layer has 'nothing'"),
+        ("blocks", "is no line such as"),
+        ("blocks = 4 / x", "is no line such as"),
+        ("blocks = 4 / 0", "has alpha 0"),
+        ("( = 4", "no regular expression"),
+        (".* = 0", "every layer has rank 0"),
+    ],
+)
+def test_a_wrong_line_of_ranks_is_told(text, message):
+    with pytest.raises(TrainError, match=message):
+        ranks_of(trainable_layers(network()), text, 8, 4.0)
+
+
+UNET = ("input_blocks.1.1.to_q", "input_blocks.1.1.to_v", "middle_block.1.to_q")
+
+
+def unet_table():
+    shapes = {f"diffusion_model.{path}.weight": (4, 4) for path in UNET}
+    return block_table(TargetMap({}, shapes))
+
+
+def test_the_block_language_says_which_layers_are_trained():
+    layers = {path: torch.nn.Linear(4, 4) for path in UNET}
+
+    def left(text):
+        return list(in_blocks(layers, text, unet_table(), "diffusion_model."))
+
+    assert left("") == list(UNET)
+    assert left("*=0, IN01=1") == list(UNET[:2])
+    assert left("*.q=0") == [UNET[1]]
+    with pytest.raises(TrainError, match="0.5 is neither 0 nor 1"):
+        left("IN01=0.5")
+    with pytest.raises(TrainError, match="leaves none of the 3"):
+        left("*=0")
+    with pytest.raises(TrainError, match="Blocks to train: .*OUT09"):
+        left("OUT09=0")
+
+
+@pytest.mark.parametrize(("rows", "merges"), [(1, False), (4000, True)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_beside_or_merged_a_linear_layer_gives_the_same_gradients(rows, merges, bias):
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(rows, 12), (10, 12), (4, 12), (10, 4)]
+    x, weight, down, up = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
+    offset = torch.randn(10, generator=generator, dtype=torch.float64) if bias else None
+    assert merging_is_cheaper(rows, weight.shape, 4) == merges
+    found = []
+    for way in (
+        lambda x, a, b: linear_with_branch(x, weight, offset, a, b, 0.7),
+        lambda x, a, b: torch.nn.functional.linear(x, weight + 0.7 * b @ a, offset),
+    ):
+        learning = [t.clone().requires_grad_() for t in (x.unsqueeze(0), down, up)]
+        y = way(*learning)
+        found.append([y, *torch.autograd.grad(y.square().mean(), learning)])
+    for ours, plain in zip(*found, strict=True):
+        assert torch.allclose(ours, plain, atol=1e-12)
+
+
+def test_a_forward_that_another_took_over_is_called_and_left_alone():
+    net = network().float()
+    layer, asked = net.ends[0], []
+    plain = layer.forward
+
+    def theirs(x):
+        asked.append(x.shape)
+        return plain(x)
+
+    layer.forward = theirs
+    branches = new_branches(trainable_layers(net), 4, 4.0, seed=0)
+    with attached(net, branches):
+        net(picture().float())
+    assert asked
+    assert layer.forward is theirs
+    assert all("forward" not in each.__dict__ for each in net.modules() if each is not layer)

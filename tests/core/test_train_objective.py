@@ -16,11 +16,17 @@ from lora_core.train.objective import (
     noise_of,
     noised,
     position_of,
+    resolution_shift,
     shifted,
     target_of,
 )
+from lora_core.train.objective import drawn as draw_batch
 
 SIGMAS = torch.linspace(0.03, 14.6, 1000)
+
+
+def levels_of(kind):
+    return NoiseLevels(kind, SIGMAS)
 
 
 def drawn(seed=0):
@@ -33,7 +39,7 @@ def drawn(seed=0):
 def test_a_network_that_answers_the_target_gives_the_picture_back_by_the_hosts_formula(kind):
     """The host's calculate_denoised of EPS, V_PREDICTION (sigma_data 1) and CONST, written out."""
     x0, noise, sigma = drawn()
-    x, out = noised(kind, x0, noise, sigma), target_of(kind, x0, noise, sigma)
+    x, out = noised(levels_of(kind), x0, noise, sigma), target_of(levels_of(kind), x0, noise, sigma)
     s = sigma.view(-1, 1, 1, 1)
     formulas = {"v": x / (s**2 + 1) - out * s / (s**2 + 1) ** 0.5}
     denoised = formulas.get(kind, x - out * s)
@@ -45,7 +51,7 @@ def test_noisy_v_latents_are_velocities_of_unit_angle():
     x0, noise, _ = drawn()
     angle = torch.tensor([0.2, 0.7, 1.4]).double()
     cos, sin = angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
-    assert torch.allclose(target_of("v", x0, noise, angle.tan()), cos * noise - sin * x0)
+    assert torch.allclose(target_of(levels_of("v"), x0, noise, angle.tan()), cos * noise - sin * x0)
 
 
 def test_the_loss_is_the_weighed_mean_square():
@@ -67,13 +73,70 @@ def test_min_snr_is_its_formula():
     sigmas = torch.tensor([0.1, 1.0, 10.0])
     snr = 1 / sigmas**2
     assert torch.allclose(
-        level_weights("eps", sigmas, 5), torch.minimum(snr, torch.tensor(5.0)) / snr
+        level_weights(levels_of("eps"), sigmas, Objective()),
+        torch.minimum(snr, torch.tensor(5.0)) / snr,
     )
     assert torch.allclose(
-        level_weights("v", sigmas, 5), torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
+        level_weights(levels_of("v"), sigmas, Objective()),
+        torch.minimum(snr, torch.tensor(5.0)) / (snr + 1),
     )
     for kind, gamma in (("flow", 5), ("eps", 0)):
-        assert torch.equal(level_weights(kind, sigmas, gamma), torch.ones(3))
+        found = level_weights(levels_of(kind), sigmas, Objective(min_snr=gamma))
+        assert torch.equal(found, torch.ones(3))
+
+
+def test_debiased_weights_are_their_formula():
+    sigmas = torch.tensor([0.1, 1.0, 10.0])
+    snr = 1 / sigmas**2
+    wish = Objective(weighting="debiased")
+    assert torch.allclose(level_weights(levels_of("eps"), sigmas, wish), 1 / snr.sqrt())
+    assert torch.allclose(level_weights(levels_of("v"), sigmas, wish), 1 / (snr + 1))
+    assert float(level_weights(levels_of("eps"), torch.tensor([1e-3]), wish)) == pytest.approx(
+        1000**-0.5
+    )
+    with pytest.raises(TrainError, match="choose none"):
+        level_weights(levels_of("flow"), sigmas, wish)
+
+
+def test_the_huber_loss_is_square_near_nought_and_straight_far_away():
+    x0 = torch.tensor([[[1e-3]], [[100.0]]])
+    found = losses(x0, torch.zeros_like(x0), torch.ones(2), huber=0.1)
+    assert float(found[0]) == pytest.approx(1e-6, rel=1e-3)
+    assert float(found[1]) == pytest.approx(2 * 0.1 * (100 - 0.1), rel=1e-3)
+
+
+def test_a_family_of_its_own_is_asked_for_its_own_target():
+    class Halved:
+        def noised(self, latents, noise, sigmas):
+            return latents / 2
+
+        def target(self, latents, noise, sigmas):
+            return noise * 3
+
+    levels = NoiseLevels("own", SIGMAS, own=Halved())
+    x0, noise, sigma = drawn()
+    assert torch.equal(noised(levels, x0, noise, sigma), x0 / 2)
+    assert torch.equal(target_of(levels, x0, noise, sigma), noise * 3)
+    assert torch.equal(level_weights(levels, sigma, Objective()), torch.ones_like(sigma))
+
+
+def test_the_shift_by_resolution_is_that_of_fluxs_sampler():
+    """Its published points: e^0.5 for 256 tokens (256 px) and e^1.15 for 4096 (1024 px)."""
+    assert resolution_shift(256) == pytest.approx(math.exp(0.5))
+    assert resolution_shift(4096) == pytest.approx(math.exp(1.15))
+    wish, levels = Objective("resolution"), NoiseLevels("flow", SIGMAS)
+    expected = position_of(Objective("shift", shift=math.exp(1.15)), levels, 7)
+    assert position_of(wish, levels, 7, tokens=4096) == pytest.approx(expected)
+
+
+def test_items_of_a_batch_have_their_own_noise_and_level_whatever_the_batch():
+    levels, latents = levels_of("eps"), torch.zeros(2, 4, 8, 8)
+    noise, sigmas = draw_batch(Objective(), levels, latents, 3, ((1, 0), (2, 0)))
+    assert not torch.equal(noise[0], noise[1])
+    assert sigmas[0] != sigmas[1]
+    alone, level = draw_batch(Objective(), levels, latents[:1], 3, ((2, 0),))
+    assert torch.equal(alone[0], noise[1])
+    assert level[0] == sigmas[1]
 
 
 def positions(count=20_000, kind="eps", shift=1.0, **settings):
@@ -93,6 +156,11 @@ def normal_share(x):
 CHOICES = {
     "uniform": ({"timesteps": "uniform"}, lambda x: x),
     "logit-normal": ({"timesteps": "logit-normal"}, lambda x: normal_share(math.log(x / (1 - x)))),
+    "sigmoid": ({"timesteps": "sigmoid"}, lambda x: normal_share(math.log(x / (1 - x)))),
+    "logit-normal moved": (
+        {"timesteps": "logit-normal", "mean": 0.5, "spread": 2.0},
+        lambda x: normal_share((math.log(x / (1 - x)) - 0.5) / 2),
+    ),
     "shift": ({"timesteps": "shift", "shift": 3.0}, lambda x: shifted(x, 1 / 3)),
     "auto of eps": ({}, lambda x: x),
     "auto of flow": ({"kind": "flow", "shift": 1.0}, lambda x: x),
@@ -129,7 +197,17 @@ def test_levels_of_a_discrete_model_are_the_hosts_table():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"timesteps": "x"}, {"low": 0.5, "high": 0.5}, {"min_snr": -1.0}, {"high": 2.0}]
+    "bad",
+    [
+        {"timesteps": "x"},
+        {"weighting": "x"},
+        {"loss": "x"},
+        {"huber": 0.0},
+        {"spread": 0.0},
+        {"low": 0.5, "high": 0.5},
+        {"min_snr": -1.0},
+        {"high": 2.0},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(TrainError):

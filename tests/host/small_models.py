@@ -52,10 +52,93 @@ FLUX_DIT = {
     "guidance_embed": True,
 }
 
+SD3_DIT = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "depth": 2,
+    "input_size": None,
+    "adm_in_channels": 32,
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": 64, "out_features": 128},
+    },
+    "num_patches": 24 * 24,
+    "pos_embed_max_size": 24,
+    "pos_embed_scaling_factor": None,
+    "qk_norm": "rms",
+    "x_block_self_attn_layers": [0],
+}
+LUMINA_DIT = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 64,
+    "cap_feat_dim": 32,
+    "n_layers": 2,
+    "n_refiner_layers": 1,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "axes_dims": [4, 6, 6],
+    "axes_lens": [300, 512, 512],
+    "qk_norm": True,
+}
+Z_IMAGE_DIT = LUMINA_DIT | {
+    "dim": 256,
+    "n_heads": 16,
+    "n_kv_heads": 16,
+    "ffn_dim_multiplier": 8.0 / 3.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
+WAN_DIT = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "dim": 64,
+    "ffn_dim": 128,
+    "freq_dim": 32,
+    "text_dim": 32,
+    "num_heads": 4,
+    "num_layers": 2,
+}
+QWEN_DIT = {
+    "image_model": "qwen_image",
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 32,
+    "axes_dims_rope": (4, 6, 6),
+}
+COSMOS_DIT = {
+    "image_model": "cosmos_predict2",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "concat_padding_mask": True,
+    "crossattn_emb_channels": 32,
+    "pos_emb_cls": "rope3d",
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 8,
+    "model_channels": 64,
+    "num_blocks": 2,
+    "num_heads": 4,
+}
+
 CONFIGS: dict[str, tuple[type[BASE], dict]] = {
     "SD1.5": (comfy.supported_models.SD15, SD15_UNET),
     "SDXL": (comfy.supported_models.SDXL, SDXL_UNET),
     "Flux": (comfy.supported_models.Flux, FLUX_DIT),
+    "SD3": (comfy.supported_models.SD3, SD3_DIT),
+    "Lumina2": (comfy.supported_models.Lumina2, LUMINA_DIT),
+    "Z-Image": (comfy.supported_models.ZImage, Z_IMAGE_DIT),
+    "Wan": (comfy.supported_models.WAN21_T2V, WAN_DIT),
+    "Qwen-Image": (comfy.supported_models.QwenImage, QWEN_DIT),
+    "Cosmos": (comfy.supported_models.CosmosT2IPredict2, COSMOS_DIT),
 }
 
 
@@ -83,15 +166,19 @@ ALL_BLOCKS: dict[str, dict] = {
 
 
 def small_model(
-    family: str, dtype: torch.dtype, seed: int = 0, **settings: object
+    family: str,
+    dtype: torch.dtype,
+    seed: int = 0,
+    compute: torch.dtype | None = None,
+    **settings: object,
 ) -> comfy.model_patcher.ModelPatcher:
     """A MODEL of the family with random weights of scale 0.05 in `dtype`, wholly on the CPU.
 
-    settings: what of the family's configuration differs, such as ALL_BLOCKS[family].
+    compute: what it computes in where that is not `dtype`. settings: what of the family's configuration differs, such as ALL_BLOCKS[family].
     """
     config_class, unet = CONFIGS[family]
     config = config_class(unet | settings)
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, compute)
     inner = config.get_model({}, device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from small_models import small_model
 from lora_core.errors import TrainError
 from lora_core.host import training
 from lora_core.host.training import NEW, TrainOrder, train_lora
+from lora_core.host.training_branches import branches_of
 from lora_core.host.training_data import Encoders, batch_of
 from lora_core.host.training_model import noise_levels, ready
 from lora_core.train import adapters
@@ -27,14 +28,15 @@ from lora_core.train.cache import RamStore
 from lora_core.train.dataset import Dataset, DatasetSettings
 from lora_core.train.loop import batch_loss
 from lora_core.train.samples import Plan
-from lora_core.train.settings import TrainSettings
+from lora_core.train.settings import SampleWish, TrainSettings
 from lora_core.train.state import states_in
 from tools.devkit.base_directory import TOY_MODEL
 from tools.toy_pictures import CHARACTER_SHAPE, GROUNDS, Picture, draw, placed_at_random
 
 SETTINGS = TrainSettings(
-    steps=12, rate=2e-3, batch_size=2, rank=4, alpha=4.0, save_every=4, validate_every=6
-)
+    steps=12, rate=2e-3, batch_size=2, rank=4, alpha=4.0, save_every=4, validate_every=6,
+    samples=SampleWish(-1),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def digest(module: torch.nn.Module) -> str:
     found = hashlib.sha256()
     for key, tensor in module.state_dict().items():
         found.update(
-            key.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            key.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
         )
     return found.hexdigest()
 
@@ -221,8 +223,7 @@ def test_the_saved_file_in_cores_loader_gives_what_training_saw(toy, rings):
     sigmas = torch.tensor([0.5, 5.0])
     with ready(model) as predict:
         batch = one_batch(toy, rings)
-        order = TrainOrder(SETTINGS, "", made.name)
-        branches = training._branches(model, order)
+        branches = branches_of(model, clip, SETTINGS, made.name).all
         assert any(branch.up.abs().max() > 0 for branch in branches)
         with adapters.attached(network, branches), torch.no_grad():
             seen = predict(batch.latents, sigmas, batch.conditioning)
@@ -248,7 +249,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(toy, rings, tmp_path, monkeypatc
 
     def stopping(plan, samples, encoders):
         asked.append(samples)
-        if len(asked) == 7:
+        if len(asked) == 9:  # two before the first step: what a step takes, and its shape
             raise Interrupted
         return real(plan, samples, encoders)
 
@@ -315,3 +316,30 @@ def test_backward_works_on_the_family(family, dtype):
     moved = [gradient for gradient in gradients if gradient is not None and gradient.norm() > 0]
     assert None not in gradients
     assert len(moved) > 0.8 * len(branches)
+
+
+def test_what_acts_beside_the_weights_is_part_of_a_trainings_name(toy, rings):
+    """A noise table changed by a node, a wrapper: another training, which is not given back for this one."""
+    from comfy.patcher_extension import WrappersMP
+
+    from lora_core.host.training import _encoders
+    from lora_core.host.training_key import job_key
+
+    model, clip, vae = toy
+
+    def key(patched):
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu([patched])
+            encoders = _encoders(patched, clip, vae, False)
+            return job_key(patched, encoders, Plan(rings, 2), SETTINGS, None)
+
+    def louder(executor, *arguments, **named):
+        return executor(*arguments, **named) * 1.01
+
+    plain = key(model)
+    assert key(model) == plain
+    wrapped = model.clone()
+    wrapped.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "louder", louder)
+    assert key(wrapped) != plain
+    assert key(wrapped) == key(wrapped)
+    assert key(model) == plain

@@ -115,7 +115,12 @@ def _fake_host(
     def train_lora(*asked: Any) -> Any:
         made.append(asked)
         return types.SimpleNamespace(
-            tensors={"x": 1}, report="60 steps", chart="chart", name="loom/x.safetensors"
+            tensors={"x": 1},
+            report="60 steps",
+            chart="chart",
+            name="loom/x.safetensors",
+            samples="samples",
+            curve={"step": 60},
         )
 
     def schedule_stack(lora_stack: Any, schedule: str, row: int, *rest: Any) -> Any:

@@ -302,8 +302,9 @@ def test_train_hands_the_order_over_and_the_lora_on(pack):
     answer = pack.nodes["LoomTrain"]().train("M", "C", "V", "D", "loom/x", retrain=True)
     ((model, clip, vae, dataset, order),) = pack.made
     assert (model, clip, vae, dataset) == ("M", "C", "V", "D")
-    assert order[1:] == ("loom/x", "[a new LoRA]", True, True)
-    assert results(answer) == ({"x": 1}, "60 steps", "chart", "loom/x.safetensors")
+    assert order[1:] == ("loom/x", "[a new LoRA]", True, True, None)
+    assert results(answer) == ({"x": 1}, "60 steps", "chart", "loom/x.safetensors", "samples")
+    assert answer["ui"]["train"] == [{"step": 60}]
     validate = pack.nodes["LoomTrain"].VALIDATE_INPUTS
     assert validate("loom/x", "[a new LoRA]") is True
     assert "cannot be a file name" in validate("../x")

@@ -18,7 +18,12 @@ _OWN_SETTINGS = ("host", "web")
 # The folders of a ring, where they are not one of its own name.
 _FOLDERS = {"nodes": ("nodes", "host_fakes")}
 # What --full sets: the counts that are sampled otherwise.
-_FULL_COUNTS = {"LOOM_FULL": "1", "LOOM_FUZZ_COUNT": "2000", "LOOM_GRAPH_COUNT": "500"}
+_FULL_COUNTS = {
+    "LOOM_FULL": "1",
+    "LOOM_FUZZ_COUNT": "2000",
+    "LOOM_GRAPH_COUNT": "500",
+    "LOOM_KILLS": "20",
+}
 
 
 @dataclass(frozen=True)

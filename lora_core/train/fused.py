@@ -1,0 +1,101 @@
+"""A linear layer and its low-rank branch as one step of autograd: no temporaries of the output's size, few kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+class _Beside(torch.autograd.Function):
+    """y = x W^T + b + scale (x A^T) B^T, everything added in place. What is kept for backward is x and x A^T."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        y = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        inner = rows @ down.T
+        y.addmm_(inner, up.T, alpha=scale)
+        ctx.save_for_backward(rows, inner, weight, down, up)
+        ctx.scale, ctx.shape = scale, x.shape
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, inner, weight, down, up = ctx.saved_tensors
+        g = gradient.reshape(-1, gradient.shape[-1])
+        back = (g @ up).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (g @ weight).addmm_(back, down).view(ctx.shape)
+        of_up = (g.T @ inner).mul_(ctx.scale)
+        return of_x, None, None, back.T @ rows, of_up, None
+
+
+class _Merged(torch.autograd.Function):
+    """y = x (W + scale B A)^T + b. The weight is made again in backward, so that none is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        merged = torch.addmm(weight, up, down, alpha=scale)
+        y = rows @ merged.T if bias is None else torch.addmm(bias, rows, merged.T)
+        ctx.save_for_backward(rows, weight, down, up)
+        ctx.scale, ctx.shape = scale, x.shape
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, weight, down, up = ctx.saved_tensors
+        g = gradient.reshape(-1, gradient.shape[-1])
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (g @ torch.addmm(weight, up, down, alpha=ctx.scale)).view(ctx.shape)
+        of_weight = (g.T @ rows).mul_(ctx.scale)
+        return of_x, None, None, up.T @ of_weight, of_weight @ down.T, None
+
+
+def linear_with_branch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """(..., in) -> (..., out) with gradients to x, down (rank, in) and up (out, rank); weight and bias have none.
+
+    All of one floating dtype, on one device. Beside or merged, whichever multiplies less for these sizes.
+    """
+    rows = x.numel() // x.shape[-1]
+    way = _Merged if merging_is_cheaper(rows, weight.shape, down.shape[0]) else _Beside
+    return way.apply(x, weight, bias, down, up, scale)
+
+
+def merging_is_cheaper(rows: int, shape: torch.Size, rank: int) -> bool:
+    """By multiplications beside those of the layer itself, forward and backward.
+
+    Beside: three products each of rows by rank by in and by out. Merged: the weight twice and its two gradients, each
+    in by out by rank, and the weight's whole gradient, rows by in by out.
+    """
+    out, inside = shape
+    return out * inside * (4 * rank + rows) < 3 * rows * rank * (out + inside)

@@ -1,0 +1,187 @@
+"""bench train: a training step of ours against core's TrainLoraNode, same model, layers, rank, batch, pictures, on fp32.
+
+Cases: `time <toy|sd15> b<batch> <px>` (s, one step) and `memory <toy|sd15> b<batch> <px>` (MiB, the peak of a few steps above
+the model); with ` again` behind it, both with gradient checkpointing. Rank 16, captions that differ within a batch. Core
+adapts the layers that ours chooses, and besides their biases; its time is that of a long run less that of a run of one
+step, so that its setting up is not counted. Weights are random: they cost what trained ones do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tools.bench_stack import make_model  # first: it says the device before the host is imported
+from tools.benching import BenchRow, interleaved, median_row, peak, publish, reset_peak, seconds
+
+# isort: split
+import comfy.model_management
+
+from lora_core.host.training_model import noise_levels, ready
+from lora_core.train import adapters
+from lora_core.train.blocks import wrapped_blocks
+from lora_core.train.choosing import PARTS, chosen_layers
+from lora_core.train.loop import TrainBatch, train
+from lora_core.train.settings import SampleWish, TrainSettings
+
+RANK = 16
+_ONE_LEVEL = {
+    "channel_mult": [1],
+    "num_res_blocks": [2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1],
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "toy": {"model_channels": 64, "num_heads": 4, **_ONE_LEVEL},
+    "sd15": _ONE_LEVEL,
+}
+_BATCHES, _PIXELS = (1, 4), (128, 256)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One comparison. latents: (batch, 4, px / 8, px / 8). texts: one a picture, (1, 77, 768)."""
+
+    model: Any
+    latents: torch.Tensor
+    texts: tuple[torch.Tensor, ...]
+    again: bool
+
+
+def make_case(model: Any, batch: int, pixels: int, again: bool) -> Case:
+    generator = torch.Generator().manual_seed(batch * pixels)
+    latents = torch.randn(batch, 4, pixels // 8, pixels // 8, generator=generator)
+    texts = tuple(torch.randn(1, 77, 768, generator=generator) * 0.1 for _ in range(batch))
+    return Case(model, latents, texts, again)
+
+
+def layers_of(model: Any) -> dict[str, torch.nn.Module]:
+    return chosen_layers(model.model.diffusion_model, PARTS[1])
+
+
+def our_seconds(case: Case, steps: int) -> float:
+    """Of one step, after a first one."""
+    with our_steps(case, steps + 1) as following:
+        next(following)
+        return seconds(lambda: [next(following) for _ in range(steps)]) / steps
+
+
+@contextmanager
+def our_steps(case: Case, steps: int) -> Iterator[Any]:
+    batch = len(case.latents)
+    settings = TrainSettings(
+        steps=steps, batch_size=batch, rank=RANK, alpha=RANK, ema=0.0, save_every=10**6, preserve=0.0,
+        samples=SampleWish(-1),
+    )  # fmt: skip
+    comfy.model_management.load_models_gpu([case.model])
+    network, device = case.model.model.diffusion_model, case.model.load_device
+    levels = noise_levels(case.model.model.model_sampling)
+    with ready(case.model) as predict:
+        made = adapters.new_branches(layers_of(case.model), RANK, float(RANK), 0, device)
+        said = tuple({"cross_attn": text.clone().to(device)} for text in case.texts)
+        latents = case.latents.clone().to(device)
+
+        def batch_at(number: int) -> TrainBatch:
+            keys = tuple((number, place) for place in range(batch))
+            return TrainBatch(latents, said, torch.ones(batch), keys)
+
+        with adapters.attached(network, made), wrapped_blocks(network, case.again):
+            parameters = adapters.parameters_of(made)
+            yield train(predict, batch_at, parameters, levels, settings)
+
+
+@contextmanager
+def only(case: Case) -> Iterator[None]:
+    """Core's node sees the layers that ours adapts, and no others; a plain instance attribute, taken off again."""
+    inner = case.model.model
+    chosen = {f"diffusion_model.{path}" for path in layers_of(case.model)}
+    whole = list(inner.named_modules())
+    found = [(name, module) for name, module in whole if name in chosen]
+    inner.__dict__["named_modules"] = lambda *_, **__: iter(found)
+    try:
+        yield
+    finally:
+        del inner.__dict__["named_modules"]
+
+
+def core_run(case: Case, steps: int) -> None:
+    node = importlib.import_module("comfy_extras.nodes_train").TrainLoraNode
+    # A list of single latents: one batched tensor fails in this version of the host.
+    latents = [{"samples": each[None].clone()} for each in case.latents]
+    positive = [[[text.clone(), {}]] for text in case.texts]
+    if len(latents) == 1:
+        latents, positive = latents * 2, positive * 2
+    with only(case):
+        node.execute(
+            [case.model], latents, positive, [len(case.latents)], [1], [steps], [1e-4], [RANK], ["AdamW"], ["MSE"], [0], ["fp32"], ["fp32"],
+            ["LoRA"], [case.again], ["[None]"],
+        )  # fmt: skip
+
+
+def core_seconds(case: Case, steps: int) -> float:
+    """Of one step: a run of steps + 1 less a run of one."""
+    alone = seconds(lambda: core_run(case, 1))
+    return (seconds(lambda: core_run(case, steps + 1)) - alone) / steps
+
+
+def memory(case: Case, run: Callable[[], object]) -> float:
+    """MiB at the peak of a few steps above what was there before."""
+    before = reset_peak()
+    run()
+    return max((peak() - before) / 2**20, 1.0)
+
+
+def our_run(case: Case, steps: int) -> None:
+    with our_steps(case, steps) as following:
+        for _ in range(steps):
+            next(following)
+
+
+def bench_case(name: str, case: Case, rounds: int, steps: int) -> list[BenchRow]:
+    our_run(case, 1)
+    core_run(case, 1)
+    times = interleaved(lambda: our_seconds(case, steps), lambda: core_seconds(case, steps), rounds)
+    ours, core = (
+        memory(case, lambda: our_run(case, 2)),
+        memory(case, lambda: core_run(case, 2)),
+    )
+    return [median_row(f"time {name}", *times), BenchRow(f"memory {name}", "MiB", ours, core)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench train", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("--json", help="write the table to this file")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side per case")
+    parser.add_argument("--steps", type=int, default=3, help="steps that are timed in a turn")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--batches", type=int, nargs="*", default=list(_BATCHES))
+    parser.add_argument("--pixels", type=int, nargs="*", default=list(_PIXELS))
+    parser.add_argument("--no-again", action="store_true", help="without the checkpointed cases")
+    options = parser.parse_args()
+    rows: list[BenchRow] = []
+    for which in options.models:
+        # Not under inference mode, as a checkpoint is loaded: core cannot train norms that were made there.
+        model = make_model(torch.float32, **MODELS[which])
+        for batch in options.batches:
+            for pixels in options.pixels:
+                for again in (False,) if options.no_again else (False, True):
+                    name = f"{which} b{batch} {pixels}" + (" again" if again else "")
+                    print(f"train {name} ...", flush=True)
+                    case = make_case(model, batch, pixels, again)
+                    rows += bench_case(name, case, options.rounds, options.steps)
+        comfy.model_management.unload_all_models()
+        del model
+    publish("train", rows, options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
