@@ -82,6 +82,7 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
     for (const above of open.splice(open.findIndex((entry) => entry.panel === panel)).slice(1)) above.close(false);
     document.removeEventListener("pointerdown", pressed, true);
     window.removeEventListener("resize", close);
+    sized.disconnect();
     panel.remove();
     onClose?.();
     if (refocus === false) return;
@@ -100,7 +101,11 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
   });
   document.body.append(panel);
   open.push({ panel, close });
-  place(panel, anchor.getBoundingClientRect());
+  // What comes later makes it larger: it moves, so that it stays within the window.
+  const sized = new ResizeObserver(() => place(panel, at));
+  const at = anchor.getBoundingClientRect();
+  sized.observe(panel);
+  place(panel, at);
   document.addEventListener("pointerdown", pressed, true);
   window.addEventListener("resize", close);
   return close;
@@ -133,7 +138,6 @@ export function openMenu(anchor, items, label) {
     const next = edge ?? (entries.indexOf(document.activeElement) + step + entries.length) % entries.length;
     entries[next]?.focus();
   });
-  place(list.parentElement, anchor.getBoundingClientRect());
   entries[0]?.focus({ preventScroll: true });
   return close;
 }

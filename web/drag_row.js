@@ -16,7 +16,7 @@ export function dragRow(view, rows) {
   grip.addEventListener("pointermove", (raised) => {
     if (!start) return;
     scroll(rows.list, raised.clientY);
-    for (let way = wayOf(raised.clientY); way !== 0; way = wayOf(raised.clientY)) swap(way);
+    for (let way = wayOf(raised.clientY); way !== 0; way = wayOf(raised.clientY)) rows.move(rows.place(), rows.place() + way, false);
   });
   const end = () => {
     if (!start) return;
@@ -37,14 +37,6 @@ export function dragRow(view, rows) {
     if (below && y > own.top + below.height + own.height * 0.25 && y > below.top + below.height * 0.5) return 1;
     if (above && y < own.bottom - above.height - own.height * 0.25 && y < above.top + above.height * 0.5) return -1;
     return 0;
-  }
-
-  function swap(way) {
-    const place = rows.place();
-    const other = rows.views[place + way].element;
-    if (way > 0) element.before(other);
-    else element.after(other);
-    rows.move(place, place + way, false);
   }
 }
 

@@ -17,7 +17,10 @@ export function rowView(owner) {
     const row = owner.row();
     element.classList.toggle("loom-off", !isOn(row));
     element.classList.toggle("loom-open", owner.state.open);
-    if (row.lora !== shown) showName(parts, (shown = row.lora));
+    // A name is looked up anew once the list of names has come.
+    const key = `${listedName(row.lora) ?? ""}\n${row.lora}`;
+    if (key !== shown) showName(parts, row.lora);
+    shown = key;
     showState(parts, row, owner);
     if (owner.state.open && !details) more.append(...(details = makeDetails(owner)).elements);
     if (!owner.state.open && details) {
@@ -38,17 +41,17 @@ function makeLine(owner) {
   const grip = iconButton("grip", "", () => {}, { class: "loom-icon-button loom-grip" });
   const on = el("input", { type: "checkbox", role: "switch", class: "loom-switch", on: { change: () => owner.change({ on: on.checked ? undefined : false }) } });
   const picture = el("span", { class: "loom-thumb", "aria-hidden": "true" });
+  const info = el("button", { type: "button", class: "loom-picture", "aria-haspopup": "dialog", on: { click: () => owner.info(info) } }, picture);
   const [folder, file] = [el("bdi", { class: "loom-folder" }), el("bdi", { class: "loom-file" })];
   const base = el("span", { class: "loom-base" });
-  const name = el("button", { type: "button", class: "loom-name", "aria-haspopup": "dialog", on: { click: () => owner.choose() } }, picture, el("span", { class: "loom-names" }, file, folder), base);
+  const name = el("button", { type: "button", class: "loom-name", "aria-haspopup": "dialog", on: { click: () => owner.choose() } }, el("span", { class: "loom-names" }, file, folder), base);
   const mark = iconButton("warning", "", () => owner.showMarks(mark), { class: "loom-icon-button loom-mark" });
   const help = t("strengthHelp");
   const model = strengthField({ label: t("model"), help, get: () => modelOf(owner.row()), set: (value, done) => owner.change({ model: value }, done) });
   const clip = strengthField({ label: t("clip"), help, get: () => clipOf(owner.row()), set: (value, done) => owner.change({ clip: value }, done) });
   const link = iconButton("link", t("apart"), () => owner.change({ clip: "clip" in owner.row() ? undefined : modelOf(owner.row()) }), { class: "loom-icon-button loom-link" });
-  const info = iconButton("info", t("info"), () => owner.info(info), { class: "loom-icon-button loom-info-button" });
   const more = iconButton("down", "", () => {}, { class: "loom-icon-button loom-chevron", "aria-expanded": "false" });
-  const line = el("div", { class: "loom-line" }, grip, on, name, mark, model.element, link, clip.element, info, more);
+  const line = el("div", { class: "loom-line" }, grip, on, info, name, mark, model.element, link, clip.element, more);
   return { line, grip, on, name, picture, folder, file, base, mark, model, clip, link, info, more };
 }
 
@@ -97,6 +100,7 @@ function showState(parts, row, owner) {
   parts.clip.update();
   const apart = "clip" in row;
   parts.clip.element.hidden = !apart;
+  parts.line.classList.toggle("loom-apart", apart);
   parts.link.setAttribute("aria-pressed", String(!apart));
   label(parts.link, t(apart ? "link" : "apart"));
   parts.link.replaceChildren(icon(apart ? "apart" : "link"));
@@ -160,8 +164,11 @@ function blocksInput(owner) {
     if (!wrong && owner.row().lora === row.lora) owner.change({ blocks: text || undefined });
   };
   input.addEventListener("change", take);
+  let shown = null;
   const update = (row) => {
-    if (document.activeElement !== input && !fault.textContent) input.value = row.blocks ?? "";
+    if (row.lora !== shown) say(null);
+    if (row.lora !== shown || (document.activeElement !== input && !fault.textContent)) input.value = row.blocks ?? "";
+    shown = row.lora;
   };
   return { input, fault, update };
 }

@@ -46,6 +46,9 @@ export function stackEditor(host) {
   };
   editor.move = (from, to, done = true) => {
     if (to < 0 || to >= state.rows.length) return;
+    // Rows move by one place; it is the neighbour that is taken out and put back, so that this one keeps its focus.
+    if (to > from) state.views[from].element.before(state.views[to].element);
+    if (to < from) state.views[from].element.after(state.views[to].element);
     for (const list of [state.rows, state.states, state.views]) list.splice(to, 0, ...list.splice(from, 1));
     editor.write([...state.rows], { states: [...state.states], done });
   };
