@@ -118,7 +118,7 @@ function field(text, input) {
 }
 
 function makeDetails(owner) {
-  const role = el("select", { class: "loom-input", on: { change: () => owner.change({ role: role.value === "free" ? undefined : role.value }) } });
+  const role = el("select", { class: "loom-input", "aria-label": t("role"), on: { change: () => owner.change({ role: role.value === "free" ? undefined : role.value }) } });
   role.append(...ROLES.map((name) => el("option", { value: name, text: t(name) })));
   const blocks = blocksInput(owner);
   const schedule = el("div", { class: "loom-field loom-said" });
@@ -146,7 +146,7 @@ function makeDetails(owner) {
 
 // Block strengths are taken when the server reads them; until then they stay in the box, with what is wrong below.
 function blocksInput(owner) {
-  const input = el("input", { class: "loom-input", type: "text", spellcheck: "false", placeholder: t("blocksHint") });
+  const input = el("input", { class: "loom-input", type: "text", spellcheck: "false", "aria-label": t("blocks"), placeholder: t("blocksHint") });
   const fault = el("div", { class: "loom-fault", role: "status", hidden: true });
   const say = (text) => {
     fault.textContent = text ?? "";

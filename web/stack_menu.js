@@ -106,7 +106,12 @@ function openSave(editor) {
     close();
     keepPresets(editor, Object.fromEntries([...Object.entries(editor.host.node.properties[PRESETS] ?? {}), [name, asText(editor.state.rows, editor.state.locks)]]));
   };
-  box.addEventListener("keydown", (raised) => raised.key === "Enter" && save());
+  box.addEventListener("keydown", (raised) => {
+    if (raised.key !== "Enter") return;
+    // The focus goes back to a button, which must not take this key for its own.
+    raised.preventDefault();
+    save();
+  });
   const button = el("button", { type: "button", class: "loom-button", on: { click: save } }, t("save"));
   const close = openPanel(editor.parts.menu, el("div", { class: "loom-form loom-side" }, box, button), { label: t("savePreset"), width: 320 });
   box.focus({ preventScroll: true });

@@ -39,12 +39,19 @@ def look_at_stack(page: Page) -> None:
     page.wait_for_timeout(400)
 
 
+def reload(page: Page) -> None:
+    """Save the graph and load what was saved, as a file would hold it."""
+    saved = page.evaluate("() => JSON.stringify(window.app.graph.serialize())")
+    load(page, json.loads(saved))
+
+
 def text_of(page: Page) -> str:
     return page.evaluate(f"() => {ROWS}.value")
 
 
 def rows_of(page: Page) -> list[dict[str, Any]]:
-    return json.loads(text_of(page))["rows"]
+    document = json.loads(text_of(page))
+    return document if isinstance(document, list) else document["rows"]
 
 
 def names_of(page: Page) -> list[str]:
