@@ -8,7 +8,8 @@ import shutil
 import pytest
 from stack_page import CHARACTER, STYLE, choose, drag, names_of, open_rows, row, rows_of
 from test_page import press_run
-from conftest import ENVIRONMENT
+
+from tools.devkit.environment import located
 
 MANY = 2000
 ROWS = 100
@@ -104,7 +105,7 @@ def test_a_hundred_rows_are_dragged_smoothly(many_page, drawing):
 
 def record(drawing, what: str, times: list[float]) -> None:
     """Figures for the report; a busy machine must not decide a test."""
-    folder = ENVIRONMENT.screenshots
+    folder = located().screenshots
     folder.mkdir(parents=True, exist_ok=True)
     ordered = sorted(times)
     line = {
