@@ -11,7 +11,7 @@ const SHOWN = 2; // the strength at which the bar is full
 // get() -> number; set(number, done): done is false while a gesture goes on. Returns {element, update}.
 export function strengthField({ label, help, get, set }) {
   const number = el("span", { class: "loom-number" });
-  const field = el("div", { class: "loom-strength", role: "spinbutton", tabindex: "0", "aria-label": label, title: `${label}: ${help}` }, number);
+  const field = el("div", { class: "loom-strength", role: "spinbutton", tabindex: "0", "data-capture-wheel": "true", "aria-label": label, title: `${label}: ${help}` }, number);
   field.setAttribute("aria-valuemin", -MOST);
   field.setAttribute("aria-valuemax", MOST);
   const update = () => {
@@ -58,7 +58,8 @@ function addDrag(field, get, change, clicked) {
   field.addEventListener("pointercancel", end);
 }
 
-// The wheel counts only after the pointer was moved over the field: a canvas that is zoomed slides fields under it.
+// Nodes 2.0 gives the wheel to what has the focus and says data-capture-wheel, and else to the canvas. On the classic
+// canvas it counts only after the pointer was moved over the field: a canvas that is zoomed slides fields under it.
 function addWheel(field, step) {
   let entered = null;
   let armed = false;

@@ -238,7 +238,7 @@ def test_blocks_that_no_run_would_read_are_not_written(page):
     assert rows_of(page) == TWO
     box.fill("IN04=0.5, OUT*=0.8")
     box.press("Tab")
-    wait_for(page, "JSON.parse(text).rows[0].blocks === 'IN04=0.5, OUT*=0.8'")
+    wait_for(page, "text.includes('IN04=0.5, OUT*=0.8')")
     fault.wait_for(state="hidden")
 
 
@@ -302,7 +302,7 @@ def test_presets_are_saved_in_the_workflow(page):
     assert page.evaluate(f"() => {STACK}.properties.loom_presets") == {}
 
 
-def test_rows_that_come_by_a_link_are_not_edited(page):
+def test_rows_that_come_by_a_link_are_not_edited(page, drawing):
     open_rows(page, TWO)
     page.evaluate(
         f"() => {{ const graph = window.app.graph, stack = {STACK};"
@@ -310,8 +310,10 @@ def test_rows_that_come_by_a_link_are_not_edited(page):
         " text.pos = [stack.pos[0] - 300, stack.pos[1] + 300];"
         " text.connect(0, stack, stack.inputs.findIndex(input => input.widget?.name === 'rows')); }"
     )
-    page.get_by_text("The rows come by the link.").wait_for()
-    assert page.locator(".loom-row:visible").count() == 0
+    # Nodes 2.0 hides the whole widget itself.
+    if not drawing.vue:
+        page.get_by_text("The rows come by the link.").wait_for()
+    row(page, 0).wait_for(state="hidden")
     page.evaluate(
         f"() => {{ const stack = {STACK};"
         " stack.disconnectInput(stack.inputs.findIndex(input => input.widget?.name === 'rows')); }"
