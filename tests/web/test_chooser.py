@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from conftest import opened
 from stack_page import CHARACTER, STYLE, choose, drag, names_of, open_rows, row, rows_of
 from test_page import press_run
 
@@ -19,7 +20,7 @@ HOSTILE = [
     "'\"><script>window.loomHarmed=1<\u2215script>.safetensors",
     "\u202egnp.exe \U0001f9f5\U0001f469\u200d\U0001f3a8.safetensors",
     "__proto__.safetensors",
-    "a;b,c %00 {0} \\ #.safetensors",
+    "a;b,c %00 {0} ? #.safetensors",
 ]
 
 
@@ -262,3 +263,23 @@ def test_choosing_again_keeps_the_strength_and_drops_what_was_of_the_other_file(
     row(page, 0).locator(".loom-name").click()
     choose(page, "toy character")
     assert rows_of(page) == [{"lora": CHARACTER, "model": 0.7, "role": "style"}]
+
+
+def test_the_console_and_the_window_stay_clean(browser, client):
+    """No error or warning from this pack, and no name of its own on the window."""
+    with opened(browser, client.url) as page:
+        said: list[str] = []
+        page.on(
+            "console",
+            lambda message: said.append(f"{message.type} {message.text} {message.location}"),
+        )
+        page.on("pageerror", lambda error: said.append(f"error {error} {error.stack}"))
+        open_rows(page, [{"lora": STYLE}, {"lora": "gone.safetensors"}])
+        page.locator(".loom-add").click()
+        choose(page, "toy character")
+        row(page, 0).locator(".loom-picture").click()
+        page.locator(".loom-info dl").wait_for()
+        page.keyboard.press("Escape")
+        ours = [line for line in said if "lora-loom" in line or "/loom/" in line]
+        assert [line for line in ours if line.startswith(("error", "warning"))] == []
+        assert page.evaluate("() => Object.keys(window).filter(name => /loom/i.test(name))") == []
