@@ -284,6 +284,6 @@ def test_the_console_and_the_window_stay_clean(browser, client):
         row(page, 0).locator(".loom-picture").click()
         page.locator(".loom-info dl").wait_for()
         page.keyboard.press("Escape")
-        ours = [line for line in said if "lora-loom" in line or "/loom/" in line]
+        ours = [line for line in said if "extensions/lora-loom" in line or "/loom/" in line]
         assert [line for line in ours if line.startswith(("error", "warning"))] == []
         assert page.evaluate("() => Object.keys(window).filter(name => /loom/i.test(name))") == []
