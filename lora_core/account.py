@@ -72,7 +72,7 @@ class Account:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should see on the node: leftovers and parts that went nowhere. Empty when all is well."""
-        of_rows = (text for row in self.rows for text in _row_warnings(row))
+        of_rows = (f"{row.row.name}: {text}" for row in self.rows for text in row_warnings(row))
         return (*self.notes, *of_rows, *self.alerts)
 
     def report(self) -> str:
@@ -115,10 +115,11 @@ def _span(values: list[float] | list[int]) -> str:
 def _row_lines(account: RowAccount) -> list[str]:
     row = account.row
     head = f"{row.name} (model {row.model:g}, clip {row.clip:g}): {account.line()}"
-    return [head, *(f"  {text}" for text in (*account.blocks, *_row_details(account)))]
+    return [head, *(f"  {text}" for text in (*account.blocks, *row_warnings(account)))]
 
 
-def _row_details(account: RowAccount) -> list[str]:
+def row_warnings(account: RowAccount) -> list[str]:
+    """What a person should see of one row, a line each, without its name."""
     totals = {"MODEL": account.model.total, "CLIP": account.clip.total}
     lines = list(account.notes)
     lines += [
@@ -128,7 +129,3 @@ def _row_details(account: RowAccount) -> list[str]:
     lines += [f"shape differs: {item.key}: {item.reason}" for item in account.clashes]
     lines += [f"not applied: {item.key}: {item.reason}" for item in account.unmatched]
     return lines
-
-
-def _row_warnings(account: RowAccount) -> list[str]:
-    return [f"{account.row.name}: {text}" for text in _row_details(account)]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from .account import Account, describe
+from collections.abc import Iterable
+from typing import Any
+
+from .account import Account, describe, row_warnings
 from .adapters import AdapterFile
 from .files.facts import LoraFacts, facts_text, gather
 from .files.identity import FileHashes, stored_autov3
 from .files.naming import is_text_encoder
+from .stack.lock import Identified
 
 _SHOWN_LEFTOVERS = 20
 
@@ -62,3 +66,20 @@ def _hash_lines(adapter: AdapterFile, hashes: FileHashes) -> list[str]:
             if claim != hashes.autov3
         ),
     ]
+
+
+def page_rows(rows: Iterable[Identified], account: Account | None) -> list[dict[str, Any]]:
+    """What the page marks its rows with after a run: what each was found to be, and how it fits the model.
+
+    base, model_base: of the LoRA and of the MODEL, null where they are not known or nothing was matched. warnings: what
+    the report warns of in this row.
+    """
+    told = {} if account is None else {id(entry.row): entry for entry in account.rows}
+    listed = []
+    for item in rows:
+        entry = told.get(id(item.row))
+        fit = {"base": item.base, "model_base": None, "warnings": []}
+        if entry is not None:
+            fit |= {"model_base": entry.model_base, "warnings": row_warnings(entry)}
+        listed.append({**item.facts(), **fit})
+    return listed

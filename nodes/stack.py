@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lora_core.host.stacking import apply_stack, check_names, in_memory_row, outgoing, stack_stamp
+from ..lora_core.report import page_rows
 from ..lora_core.stack.interop import read_lora_stack
 from ..lora_core.stack.rows import LoraStack
 from ..lora_core.stack.rows_text import read_rows
@@ -105,7 +106,10 @@ class LoomStack:
             outgoing(whole, applied.opened),
             applied.trigger_words,
             applied.facts,
-            loom_rows=[item.facts() for item in applied.identities if item.row in own.stack.rows],
+            loom_rows=page_rows(
+                [item for item in applied.identities if item.row in own.stack.rows],
+                applied.account,
+            ),
         )
 
 

@@ -1,6 +1,7 @@
 // Keeps which files the LoRAs of a run were, by their hashes: of a Loom Loader in its own widget lora_lock, of a Loom
 // Stack as "locks" beside its rows, by name, so that a row that is given another name is not held to the old file.
 import { app } from "../../scripts/app.js";
+import { rowsText } from "./rows_model.js";
 
 function nameIn(lock) {
   try {
@@ -21,10 +22,6 @@ function keepLock(node, locks) {
   node.setDirtyCanvas?.(true, true);
 }
 
-function lines(items) {
-  return items.length ? `\n  ${items.join(",\n  ")}\n` : "";
-}
-
 // Our own rows are rewritten with their locks; tags and rows of other packs are left as they were pasted.
 function withLocks(text, found) {
   let parsed;
@@ -43,8 +40,7 @@ function withLocks(text, found) {
     if (names.has(lora)) locks[lora] ??= { sha256, autov3 };
   }
   if (JSON.stringify(locks) === JSON.stringify(before)) return text;
-  const held = Object.entries(locks).map(([name, lock]) => `${JSON.stringify(name)}: ${JSON.stringify(lock)}`);
-  return `{"version": 1, "rows": [${lines(rows.map((row) => JSON.stringify(row)))}], "locks": {${lines(held)}}}`;
+  return rowsText(rows, locks, true);
 }
 
 function keepLocks(node, found) {

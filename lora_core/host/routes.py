@@ -1,22 +1,62 @@
-"""What the pack answers over HTTP; the host answers each under /api too. ROUTES is all there is."""
+"""What the pack answers over HTTP, for its own widgets. ROUTES is all there is; each says what it reads and changes."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
 
+from aiohttp import web
+
+from ..errors import LoraFileError
 from . import training_routes
+from .lorafacts import blocks_fault, lora_facts
 
-Handler = Callable[[Any], Awaitable[Any]]
-ROUTES: dict[tuple[str, str], Handler] = {**training_routes.ROUTES}
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+async def answer_facts(request: web.Request) -> web.Response:
+    """GET /loom/facts?name=NAME[&blocks=TEXT]: what is known of one file of the loras folders. Changes nothing.
+
+    The name is found as a run finds it, and never leaves the loras folders; the file's header, its sidecars and the
+    index are read, nothing is hashed. blocks: checked as block strengths; "blocks_fault" says what is wrong with them.
+    """
+    name, blocks = request.query.get("name", ""), request.query.get("blocks")
+    if not name.strip() or "\0" in name:
+        return _refused("Name a LoRA: /loom/facts?name=style.safetensors")
+    try:
+        facts = await asyncio.to_thread(lora_facts, name)
+    except LoraFileError as error:
+        return _refused(str(error))
+    if blocks is not None:
+        facts["blocks_fault"] = await asyncio.to_thread(blocks_fault, blocks)
+    return web.json_response(facts)
+
+
+def _refused(message: str) -> web.Response:
+    return web.json_response({"error": message}, status=400)
+
+
+ROUTES: dict[tuple[str, str], Handler] = {
+    ("GET", "/loom/facts"): answer_facts,
+    **training_routes.ROUTES,
+}
 
 
 def add_routes() -> None:
-    """Put ROUTES into the running server; without a server (in a script, in a test) there is nothing to do."""
+    """Put ROUTES into the running server, once; without a server (in a script, in a test) there is nothing to do."""
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     instance = getattr(server, "instance", None)
     if instance is None:
         return
+    taken = {
+        (route.method, route.path) for route in instance.routes if isinstance(route, web.RouteDef)
+    }
     for (method, path), handler in ROUTES.items():
-        instance.routes.route(method, path)(handler)
+        if (method, path) in taken:
+            log.warning("LoRA Loom: %s %s is taken. Is the pack installed twice?", method, path)
+        else:
+            instance.routes.route(method, path)(handler)

@@ -188,6 +188,9 @@ def test_the_stack_tells_the_page_of_its_own_rows_only(pack):
             "name": "found/style.safetensors",
             "sha256": "a" * 64,
             "autov3": "b" * 12,
+            "base": None,
+            "model_base": None,
+            "warnings": [],
         }
     ]
 
