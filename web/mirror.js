@@ -4,6 +4,8 @@ import { el, keepEvents } from "./dom.js";
 
 // The page keeps this much above and below a DOM widget.
 const MARGINS = 20;
+// Narrower than this an element has not been laid out yet.
+const NARROWEST = 80;
 const LOOK_EVERY = 250;
 const MOST_STRAYS = 40;
 
@@ -74,13 +76,23 @@ export function mount(node, name, type, content, { names = [], show = () => {}, 
     getMaxHeight: height,
   });
   widget.serialize = false;
+  // The node gets as tall as it must be and gives back what it was given; a height that a person chose it keeps.
+  let [chosen, given] = [0, -1];
+  const grow = () => {
+    const [width, now] = node.size;
+    if (Math.abs(now - given) > 1) chosen = now;
+    const least = node.computeSize();
+    node.setSize([Math.max(width, least[0]), Math.max(chosen, least[1])]);
+    given = node.size[1];
+    node.setDirtyCanvas?.(true, true);
+  };
   const sizes = new ResizeObserver(() => {
     const now = Math.ceil(content.offsetHeight);
     // Out of sight it has no height, which says nothing.
-    if (!now || now === tall) return;
+    if (!now || now === tall || content.offsetWidth < NARROWEST) return;
     tall = now;
     element.style.minHeight = `${Math.min(tall, most)}px`;
-    grow(node);
+    grow();
   });
   sizes.observe(content);
   const removed = node.onRemoved;
@@ -91,12 +103,4 @@ export function mount(node, name, type, content, { names = [], show = () => {}, 
   // Of a saved node this is overruled by its saved size.
   node.setSize([Math.max(node.size[0], wide), node.size[1]]);
   return watch(node, names, show);
-}
-
-// The node gets as large as it must be, never smaller than a person made it.
-function grow(node) {
-  const [width, tall] = node.size;
-  const least = node.computeSize();
-  node.setSize([Math.max(width, least[0]), Math.max(tall, least[1])]);
-  node.setDirtyCanvas?.(true, true);
 }
