@@ -74,6 +74,7 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
     el("div", { class: `loom-ui loom-panel ${className}`, role, "aria-label": label, tabindex: "-1", style: width ? { width: `${width}px` } : {} }, content),
     { wheel: true },
   );
+  open.find((entry) => entry.anchor === anchor)?.close();
   const before = document.activeElement;
   let closed = false;
   const close = (refocus = true) => {
@@ -82,6 +83,7 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
     for (const above of open.splice(open.findIndex((entry) => entry.panel === panel)).slice(1)) above.close(false);
     document.removeEventListener("pointerdown", pressed, true);
     window.removeEventListener("resize", close);
+    sized.disconnect();
     panel.remove();
     onClose?.();
     if (refocus === false) return;
@@ -99,8 +101,12 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
     close();
   });
   document.body.append(panel);
-  open.push({ panel, close });
-  place(panel, anchor.getBoundingClientRect());
+  open.push({ panel, anchor, close });
+  // What comes later makes it larger: it moves, so that it stays within the window.
+  const sized = new ResizeObserver(() => place(panel, at));
+  const at = anchor.getBoundingClientRect();
+  sized.observe(panel);
+  place(panel, at);
   document.addEventListener("pointerdown", pressed, true);
   window.addEventListener("resize", close);
   return close;
@@ -115,8 +121,10 @@ function place(panel, at) {
   panel.style.top = `${Math.max(8, top)}px`;
 }
 
-// A menu. items: {label, run, icon?, checked?, disabled?, danger?}, {title} for a heading, null for a line between two.
+// A menu; a second call for the same anchor closes it. items: {label, run, icon?, checked?, disabled?, danger?}, {title} for a heading, null for a line between two.
 export function openMenu(anchor, items, label) {
+  const shown = open.find((entry) => entry.anchor === anchor);
+  if (shown) return shown.close();
   const list = el("div", { class: "loom-menu" });
   const close = openPanel(anchor, list, { label, role: "menu", className: "loom-menu-panel" });
   for (const item of items) {
@@ -133,7 +141,6 @@ export function openMenu(anchor, items, label) {
     const next = edge ?? (entries.indexOf(document.activeElement) + step + entries.length) % entries.length;
     entries[next]?.focus();
   });
-  place(list.parentElement, anchor.getBoundingClientRect());
   entries[0]?.focus({ preventScroll: true });
   return close;
 }

@@ -63,7 +63,7 @@ def sent(page: Page) -> dict[str, Any]:
 
 
 def saved(page: Page) -> dict[str, Any]:
-    return page.evaluate("() => window.app.graph.serialize()")
+    return json.loads(page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
 
 
 def with_values(graph: dict, kind: str, **values: Any) -> dict:

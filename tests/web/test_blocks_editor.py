@@ -31,7 +31,7 @@ WORKFLOW = "block_strengths"
 KIND = "LoomBlocks"
 TABLES = {
     "SD1.5": block_table(SD15, CLIP_L),
-    "SDXL": block_table(SDXL),
+    "SDXL": block_table(SDXL, CLIP_L),
     "Flux": block_table(FLUX),
 }
 TEXTS = {
