@@ -23,6 +23,13 @@ def open_on(page: Page, graph: dict | str, kind: str, scale: float = 1.0) -> Non
     show(page, kind, scale)
 
 
+def open_prompt(page: Page, prompt: dict, kind: str) -> None:
+    """The same with a graph as one would send it."""
+    page.evaluate("prompt => window.app.loadApiJson(prompt, 'prompt')", prompt)
+    page.wait_for_timeout(1500)
+    show(page, kind)
+
+
 def show(page: Page, kind: str, scale: float = 1.0) -> None:
     page.evaluate(
         f"scale => {{ const node = {node(kind)}, view = window.app.canvas;"
