@@ -67,7 +67,10 @@ class HeatMap {
     this.table.replaceChildren(table);
     this.words.textContent = "";
     roving(table, rows, (row, column) => this.tell(rows[row][column]));
-    table.addEventListener("pointerover", (raised) => this.tell(raised.target.closest?.("td")));
+    // A pointer that rests while the table moves under it says nothing.
+    table.addEventListener("pointermove", (raised) => {
+      if (raised.movementX || raised.movementY) this.tell(raised.target.closest?.("td"));
+    });
   }
 
   tell(cell) {

@@ -91,7 +91,7 @@ export function mount(node, name, type, content, { names = [], show = () => {}, 
     // Out of sight it has no height, which says nothing.
     if (!now || now === tall || content.offsetWidth < NARROWEST) return;
     tall = now;
-    element.style.minHeight = `${Math.min(tall, most)}px`;
+    Object.assign(element.style, { minHeight: `${Math.min(tall, most)}px`, maxHeight: `${most}px` });
     grow();
   });
   sizes.observe(content);

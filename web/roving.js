@@ -1,6 +1,6 @@
 // A table of which one cell has the focus: one stop of the Tab key, arrows go from cell to cell.
 
-// rows: lists of focusable elements, gaps (undefined) allowed. chosen(row, column) is told of each move.
+// container: a new element each time. rows: lists of focusable elements, gaps (undefined) allowed. chosen(row, column) is told of each move.
 export function roving(container, rows, chosen) {
   const cells = rows.flat().filter(Boolean);
   const place = (cell) => {
@@ -11,13 +11,13 @@ export function roving(container, rows, chosen) {
     for (const other of cells) other.tabIndex = other === cell ? 0 : -1;
   };
   if (cells.length) hold(cells[0]);
-  container.onfocusin = (raised) => {
+  container.addEventListener("focusin", (raised) => {
     const cell = cells.find((each) => each === raised.target);
     if (!cell) return;
     hold(cell);
     chosen(...place(cell));
-  };
-  container.onkeydown = (raised) => {
+  });
+  container.addEventListener("keydown", (raised) => {
     const [row, column] = place(raised.target);
     if (row < 0 || raised.ctrlKey || raised.metaKey || raised.altKey) return;
     const steps = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] };
@@ -33,5 +33,5 @@ export function roving(container, rows, chosen) {
     else return;
     raised.preventDefault();
     next?.focus();
-  };
+  });
 }

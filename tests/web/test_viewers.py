@@ -5,7 +5,8 @@ from __future__ import annotations
 from editing import no_complaints_of_ours, node, open_prompt, show
 from test_page import press_run
 
-STYLE, CHARACTER = "loom_toy_style.safetensors", "loom_toy_character.safetensors"
+STYLE = "loom_toy_style_careless.safetensors"
+CHARACTER = "loom_toy_character_careless.safetensors"
 ROWS = f"<lora:{STYLE}:0.8> <lora:{CHARACTER}:0.9>"
 
 
@@ -53,6 +54,7 @@ def test_the_heat_map_shows_every_block_and_says_its_figures(page, client, save_
         cell.focus()
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
         first = document["blocks"][0]
         assert page.locator(".loom-cell-words").inner_text().startswith(f"{first}, ")
         page.get_by_label("Figure").select_option("cosine")
