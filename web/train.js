@@ -78,7 +78,6 @@ class TrainPanel {
     if (typeof event.validation === "number") now.validation = [...now.validation.filter((point) => point[0] < event.step), [event.step, event.validation]];
     if (event.sample) now.samples = [...now.samples, event.sample];
     if (event.note) now.note = event.note;
-    if (!now.running) now.stopping = false;
     curves.set(curveKey(this.node), now);
     this.draw();
   }
@@ -100,7 +99,9 @@ class TrainPanel {
   hint(curve) {
     const said = typeof curve.note === "string" && curve.note ? [curve.note] : [];
     if (curve.running && curve.stopping) said.unshift("Stopping after this step; the LoRA so far is kept.");
-    if (!curve.running && curve.step < curve.steps) {
+    if (!curve.running && curve.stopping) {
+      said.unshift(`Stopped at step ${curve.step} of ${curve.steps}; the LoRA of that step was kept.`);
+    } else if (!curve.running && curve.step < curve.steps) {
       const goes = widgetOf(this.node, "resume")?.value !== false;
       said.unshift(goes ? `Ended at step ${curve.step} of ${curve.steps}. Run the same graph again to go on from the last saved state.` : `Ended at step ${curve.step} of ${curve.steps}. resume is off: the next run begins anew.`);
     }

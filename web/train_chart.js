@@ -36,7 +36,7 @@ export function lossChart() {
     const lines = ticks(low, high, 4).map((value) => svg("g", {},
       svg("path", { class: "loom-grid", d: `M${BOX.left} ${y(value)}H${BOX.right}` }),
       svg("text", { class: "loom-tick", x: BOX.left - 4, y: y(value) + 3, "text-anchor": "end", text: short(value) })));
-    const marks = ticks(0, end, 5).filter((step) => Number.isInteger(step)).map((step) => svg("text", { class: "loom-tick", x: x(step), y: BOX.bottom + 13, "text-anchor": step ? "middle" : "start", text: step ? String(step) : "step 0" }));
+    const marks = ticks(0, end, 5).filter((step) => Number.isInteger(step)).map((step) => svg("text", { class: "loom-tick", x: x(step), y: BOX.bottom + 13, "text-anchor": step ? (x(step) > BOX.right - 12 ? "end" : "middle") : "start", text: step ? String(step) : "step 0" }));
     const line = (points, name) => (points.length > 1 ? svg("path", { class: name, d: pathOf(points.map(([step, value]) => [x(step), y(value)])) }) : null);
     const dots = validation.map(([step, value]) => svg("circle", { class: "loom-validation-dot", cx: x(step), cy: y(value), r: 2.6 }));
     root.replaceChildren(...[...lines, ...marks, line(loss, "loom-loss"), line(validation, "loom-validation"), ...dots, cursor].filter(Boolean));

@@ -31,7 +31,9 @@ def editor_tables(presets: Mapping[str, Preset]) -> dict[str, Any]:
     for kind, layouts in LAYOUTS.items():
         for layout in layouts:
             blocks = [name for name in layout.names if _prefix(name) in KINDS[kind]]
-            if any("." in name for name in layout.names) or set(map(_prefix, blocks)) != set(KINDS[kind]):
+            if any("." in name for name in layout.names) or set(map(_prefix, blocks)) != set(
+                KINDS[kind]
+            ):
                 continue  # leaves a kind of block out, or counts one block several times (M00.0)
             edges = [name for name in ("IN", "OUT") if name in layout.names]
             told = ["BASE", _ENCODERS, *edges[:1], _spans(blocks), *edges[1:]]

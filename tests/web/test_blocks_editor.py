@@ -20,12 +20,12 @@ from editing import (
     with_values,
 )
 from test_page import load, press_run, workflow
-from tests.core.model_names import CLIP_L, FLUX, SD15, SDXL
 
 from lora_core.analysis.block_page import block_names, editor_tables
 from lora_core.stack.blockpresets import BUILT_IN
 from lora_core.stack.blockstrengths import block_strengths
 from lora_core.stack.blocktable import BlockTable, block_table
+from tests.core.model_names import CLIP_L, FLUX, SD15, SDXL
 
 WORKFLOW = "block_strengths"
 KIND = "LoomBlocks"
