@@ -32,7 +32,7 @@ class ScheduleEditor {
     this.content = el("div", { class: "loom-schedule" },
       el("div", { class: "loom-row" }, preset, this.curve, el("span", { class: "loom-spring" }), this.addButton, this.removeButton),
       this.plot.element,
-      el("div", { class: "loom-row" }, field("strength", this.value), this.unit, field("at", this.position), el("span", { class: "loom-spring" }), field("on from", this.start), field("to", this.stop)),
+      el("div", { class: "loom-row" }, field("keyframe", this.value), this.unit, field("at", this.position), el("span", { class: "loom-spring" }), field("on from", this.start), field("to", this.stop)),
       this.note);
     this.show = mount(node, "schedule curve", "LOOM_SCHEDULE_EDITOR", this.content, { names: ["schedule", "preset_curve", "steps"], show: () => this.draw(), wide: WIDE });
   }
