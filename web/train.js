@@ -67,6 +67,14 @@ class TrainPanel {
     this.draw();
   }
 
+  // The curve of a node that has run. It may lack what only a page that watched has seen.
+  end(told) {
+    const seen = this.curve;
+    if (!told || seen?.step !== told.step || seen.steps !== told.steps) return this.adopt(told);
+    const samples = told.samples?.length ? told.samples : seen.samples;
+    return this.adopt({ ...told, samples, stopping: told.stopping || seen.stopping, note: told.note || seen.note });
+  }
+
   // One loom.train event onto what is known.
   tell(event) {
     const before = this.curve?.running ? this.curve : { loss: [], validation: [], samples: [] };
@@ -189,7 +197,7 @@ app.registerExtension({
     const executed = node.onExecuted;
     node.onExecuted = (output) => {
       executed?.call(node, output);
-      panel.adopt(output?.train?.[0]);
+      panel.end(output?.train?.[0]);
     };
   },
 });

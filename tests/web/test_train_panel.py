@@ -107,6 +107,10 @@ def test_the_button_asks_for_this_node_and_says_that_it_stops(page):
     tell(page, step=3, steps=100, loss=0.1, seconds_left=None)
     page.get_by_role("button", name="Stop and keep").press("Enter")
     page.locator(".loom-hint", has_text="Stopping after this step").wait_for()
+    tell(page, step=3, steps=100, running=False)
+    curve = {"step": 3, "steps": 100, "loss": [[3, 0.1]], "validation": [], "samples": []}
+    page.evaluate(f"curve => {node(KIND)}.onExecuted({{ train: [curve] }})", curve)
+    page.locator(".loom-hint", has_text="Stopped at step 3 of 100").wait_for()
     assert asked == [{"node": str(page.evaluate(f"() => {node(KIND)}.id"))}]
     page.unroute("**/loom/stop")
     page.unroute("**/loom/train")
