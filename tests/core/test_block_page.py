@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.core.model_names import CLIP_L, FLUX, SD15
 
 from lora_core.analysis.block_page import block_names, editor_tables, energy_shares
 from lora_core.analysis.energy import BlockEnergy, Energies
 from lora_core.stack.blockpresets import BUILT_IN
 from lora_core.stack.blocktable import block_table
+from tests.core.model_names import CLIP_L, FLUX, SD15
 
 
 def test_a_models_blocks_are_told_in_its_own_order_and_names():
