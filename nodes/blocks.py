@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lora_core.host.blocking import block_stack
-from ..lora_core.host.presets import preset_names, preset_stamp
+from ..lora_core.host.presets import editor_data, preset_names, preset_stamp
 from ..lora_core.stack.blocks import DIALECTS
 from . import _spec
 
@@ -39,6 +39,7 @@ class LoomBlocks:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         blocks = {"multiline": True, "default": "", "tooltip": _BLOCKS_TOOLTIP}
+        blocks |= {"loom_blocks": editor_data()}
         row = {"default": 0, "min": 0, "max": 1000, "tooltip": "0 is all rows, 1 the first."}
         preset = {"default": "none", "tooltip": "Read before the text, which may then change it."}
         seed = {
@@ -84,7 +85,7 @@ class LoomBlocks:
         clip: Any = None,
     ) -> dict[str, Any]:
         done = block_stack(lora_stack, blocks, row, dialect, preset, letter_seed, model, clip)
-        return _spec.shown(done.report, done.stack, done.report, done.images)
+        return _spec.shown(done.report, done.stack, done.report, done.images, loom_blocks=done.page)
 
 
 NODE_CLASS_MAPPINGS = {"LoomBlocks": LoomBlocks}

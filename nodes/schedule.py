@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lora_core.host.scheduling import schedule_stack
-from ..lora_core.stack.schedule import PRESETS
+from ..lora_core.stack.schedule import CURVES, PRESETS
 from ..lora_core.stack.schedulerows import COMBINE
 from . import _spec
 
@@ -46,6 +46,7 @@ class LoomSchedule:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         schedule = {"default": "", "multiline": True, "tooltip": _SCHEDULE_TOOLTIP}
+        schedule |= {"loom_schedule": {"presets": PRESETS, "curves": list(CURVES)}}
         row = {"default": 0, "min": 0, "max": 1000, "tooltip": "0 is all rows, 1 the first."}
         preset = {"default": "none", "tooltip": "A ready schedule; the text must then be empty."}
         steps = {

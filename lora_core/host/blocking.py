@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..analysis.block_page import block_names, energy_shares
 from ..analysis.draw import as_images, energy_chart, message
 from ..analysis.energy import block_line, energies, energy_table
 from ..resolve import matches_of
@@ -27,11 +28,16 @@ _OTHER_PACKS = "The strengths of blocks travel beside the list: Loom nodes read 
 
 @dataclass(frozen=True)
 class Blocked:
-    """stack: for the LORA_STACK socket. images: (rows, height, width, 3) float32, a chart for each row."""
+    """stack: for the LORA_STACK socket. images: (rows, height, width, 3) float32, a chart for each row.
+
+    page: what the page's editor is told: nothing without a MODEL, else one item with the model's block names and each
+    row's share of energy by name.
+    """
 
     stack: StackList
     report: str
     images: torch.Tensor
+    page: list[dict[str, Any]]
 
 
 def block_stack(
@@ -53,6 +59,7 @@ def block_stack(
     text = widgets_text(blocks, dialect, preset, seed, presets)
     stack = with_blocks(read_lora_stack(lora_stack), text, row)
     rows = [each for number, each in enumerate(stack.rows, start=1) if row in (0, number)]
+    page: list[dict[str, Any]] = []
     if model is None and clip is None:
         said = ["Connect MODEL to see which blocks are touched and what energy is left."]
         said += [f"{each.name}: {each.blocks or 'no block strengths'}" for each in rows]
@@ -62,11 +69,13 @@ def block_stack(
         on_clip = None if clip is None else clip_targets(clip)
         table = block_table(on_model, on_clip)
         shown = [_measured(each, on_model, on_clip, table, presets) for each in rows]
-        said = [report for report, _ in shown]
-        pictures = [picture for _, picture in shown] or [message("The stack has no rows.")]
+        said = [report for report, _, _ in shown]
+        pictures = [picture for _, picture, _ in shown] or [message("The stack has no rows.")]
+        if model is not None:
+            page = [{"blocks": block_names(table), "rows": [told for _, _, told in shown]}]
     if any(each.blocks for each in stack.rows):
         said.append(_OTHER_PACKS)
-    return Blocked(outgoing(stack), "\n".join(said), as_images(pictures))
+    return Blocked(outgoing(stack), "\n".join(said), as_images(pictures), page)
 
 
 def _measured(
@@ -75,8 +84,8 @@ def _measured(
     clip: TargetMap | None,
     table: BlockTable,
     presets: dict[str, Preset],
-) -> tuple[str, Image.Image]:
-    """Report and chart of one row."""
+) -> tuple[str, Image.Image, dict[str, Any]]:
+    """Report and chart of one row, and what the page is told of it."""
     adapter = load_row(row)
     strengths = row_blocks(row, table, presets)
     found = energies(
@@ -87,4 +96,5 @@ def _measured(
     ]
     if strengths is not None:
         lines += [f"  {reading}" for reading in strengths.readings]
-    return "\n".join([*lines, energy_table(found)]), energy_chart(found, row.name)
+    told = {"name": row.name, "share": energy_shares(found, table)}
+    return "\n".join([*lines, energy_table(found)]), energy_chart(found, row.name), told

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
+from ..analysis.block_page import editor_tables
 from ..errors import StackError
 from ..stack.blockpresets import BUILT_IN, Preset, known_presets, read_preset_files
 from ..stack.blockrows import NO_PRESET
@@ -19,10 +21,19 @@ def block_presets() -> dict[str, Preset]:
 
 def preset_names() -> list[str]:
     """The names for a choice list. A preset file that cannot be read adds none here: the run names it."""
+    return [NO_PRESET, *_readable_presets()]
+
+
+def editor_data() -> dict[str, Any]:
+    """What the page's block editor knows before the first run."""
+    return editor_tables(_readable_presets())
+
+
+def _readable_presets() -> dict[str, Preset]:
     try:
-        return [NO_PRESET, *block_presets()]
+        return block_presets()
     except StackError:
-        return [NO_PRESET, *BUILT_IN]
+        return BUILT_IN
 
 
 def preset_stamp(preset: str) -> str:

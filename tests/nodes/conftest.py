@@ -110,7 +110,9 @@ def _fake_host(
 
     def block_stack(lora_stack: Any, blocks: str, row: int, *rest: Any) -> Any:
         applied.append((lora_stack, blocks, row, *rest))
-        return types.SimpleNamespace(stack=list(lora_stack), report="said", images="drawn")
+        return types.SimpleNamespace(
+            stack=list(lora_stack), report="said", images="drawn", page=[{"blocks": "IN00"}]
+        )
 
     def train_lora(*asked: Any) -> Any:
         made.append(asked)
@@ -161,6 +163,7 @@ def _fake_host(
         "scheduling": {"schedule_stack": schedule_stack},
         "presets": {
             "preset_names": lambda: ["none", "SD-MIDD"],
+            "editor_data": lambda: {"families": {"a model": "IN00"}},
             "preset_stamp": lambda preset: f"what {preset} says",
         },
         "paths": {"find_lora": find_lora, "lora_names": lambda: list(LISTED)},

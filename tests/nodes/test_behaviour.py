@@ -207,6 +207,14 @@ def test_blocks_hands_its_widgets_over_and_gives_stack_report_and_chart(pack):
     assert pack.applied == [(rows, "IN04=0.5", 1, "hako", "SD-MIDD", 7, "M", None)]
     assert results(answer) == (rows, "said", "drawn")
     assert answer["ui"]["text"] == ["said"]
+    assert answer["ui"]["loom_blocks"] == [{"blocks": "IN00"}]
+
+
+def test_the_editors_find_what_they_need_beside_their_text(pack):
+    blocks = pack.nodes["LoomBlocks"].INPUT_TYPES()["required"]["blocks"]
+    assert blocks[1]["loom_blocks"] == {"families": {"a model": "IN00"}}
+    schedule = pack.nodes["LoomSchedule"].INPUT_TYPES()["required"]["schedule"]
+    assert schedule[1]["loom_schedule"]["curves"] == ["linear", "step", "cosine"]
 
 
 def test_blocks_offers_the_presets_and_is_changed_when_a_preset_is(pack):
