@@ -6,25 +6,16 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import torch
 
-from ..adapters import Adapter, AdapterFile, Difference
 from ..algebra.factorspace import Factors, concat
 from ..errors import MergeError
-from ..files.naming import is_text_encoder
-from ..merge.families import unmergeable
-from ..merge.layer import weight_of
-from ..merge.merge import block_strengths_of
-from ..merge.pairing import Group, pair
 from ..merge.plan import Progress, Rows
 from ..merge.weight import Weight
-from ..resolve import find_target
-from ..stack.blocktable import BlockTable, block_table
 from ..targets import TargetMap
-from .energy import block_name
-from .overlap import Overlap, directions_of, overlap_of, summed
+from .grouped import grouped
+from .overlap import Directions, Overlap, directions_of, overlap_of, summed
 
 MOST_ROWS = 16
 # What a row may write into another's directions, beyond what chance writes, before a smaller strength is proposed.
@@ -107,41 +98,34 @@ def interference(
             f"Interference is between rows: {len(active)} are switched on; it needs 2 to {MOST_ROWS}. "
             "Connect a LORA_STACK with the rows to compare."
         )
-    measured, left_out = _measurable(active)
-    files = [file for _, file in measured]
-    pairing = pair(files, model, clip, block_strengths_of(measured, model, clip))
-    table = block_table(model, clip) if model is not None or clip is not None else None
-    groups = [group for group in pairing.groups if not group.is_plain]
+    whole = grouped(active, model, clip)
     cells: dict[tuple[int, int], dict[str, list[Overlap]]] = {}
     energies: list[dict[str, float]] = [{} for _ in active]
     blocks: dict[str, None] = {}
-    for done, group in enumerate(groups, 1):
-        weight = weight_of(measured, group, 0)
+    for done, (group, block, weight) in enumerate(whole.weights(), 1):
         if weight is not None:
-            key = _key_of(group, model, clip)
-            block = _block_of(group, key, table)
             blocks.setdefault(block)
-            fed = None if inputs is None or key is None else inputs.get(key)
-            sides = _sides(weight, group.name, fed)
+            key = whole.key_of(group)
+            sides = _sides(weight, None if inputs is None or key is None else inputs.get(key))
             for row, side in sides.items():
                 energies[row][block] = energies[row].get(block, 0.0) + side.energy
             for a, b in combinations(sorted(sides), 2):
                 part = overlap_of(sides[a], sides[b])
                 cells.setdefault((a, b), {}).setdefault(block, []).append(part)
         if progress is not None:
-            progress(done, len(groups))
-    order = _ordered(blocks, table)
+            progress(done, len(whole))
+    order = whole.ordered(blocks)
     pairs = tuple(
         Pair(a, b, {block: summed(found[block]) for block in order if block in found})
-        for (a, b), found in sorted(cells.items())
+        for a, b in combinations(range(len(active)), 2)
+        for found in (cells.get((a, b), {}),)
     )
     said = tuple((row.name, row.role, row.model, row.clip) for row, _ in active)
-    return Interference(
-        said, order, pairs, tuple(energies), inputs is not None, model is not None, left_out
-    )
+    weighted, by_model = inputs is not None, model is not None
+    return Interference(said, order, pairs, tuple(energies), weighted, by_model, whole.left_out)
 
 
-def _sides(weight: Weight, name: str, fed: Inputs | None) -> dict[int, Any]:
+def _sides(weight: Weight, fed: Inputs | None) -> dict[int, Directions]:
     """Row -> its update with directions, at its strength; on the inputs of the layer where these are known."""
     sides = {}
     for row, term, strength in zip(weight.rows, weight.terms, weight.strengths, strict=True):
@@ -152,53 +136,6 @@ def _sides(weight: Weight, name: str, fed: Inputs | None) -> dict[int, Any]:
             room = min(fed.room, float(update.shape[1]))
         sides[row] = directions_of(update, room)
     return sides
-
-
-def _measurable(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
-    """The rows without what has no update of its own, and what that is."""
-    kept, left_out = [], []
-    for row, file in rows:
-        modules: dict[str, Adapter] = {}
-        for name, adapter in file.modules.items():
-            if (reason := unmergeable(adapter)) is None:
-                modules[name] = adapter
-            else:
-                left_out.append(f"{row.name}: {name}: {reason}")
-        differences = {}
-        for key, item in file.differences.items():
-            if _is_matrix(item):
-                differences[key] = item
-            else:
-                kind = "it replaces the weight" if item.replaces else "a norm or bias"
-                left_out.append(f"{row.name}: {key[0]}: {kind}")
-        kept.append(
-            (row, AdapterFile(file.label, modules, file.leftovers, file.metadata, differences))
-        )
-    return kept, tuple(left_out)
-
-
-def _is_matrix(item: Difference) -> bool:
-    return item.part == "weight" and item.tensor.dim() >= 2 and not item.replaces
-
-
-def _key_of(group: Group, model: TargetMap | None, clip: TargetMap | None) -> str | None:
-    targets = clip if is_text_encoder(group.name) else model
-    found = None if targets is None else find_target(group.name, group.kind, targets)
-    return None if found is None else found.key
-
-
-def _block_of(group: Group, key: str | None, table: BlockTable | None) -> str:
-    if table is None or key is None:
-        return block_name(group.name) if table is None else "OTHER"
-    place = table.places.get(key)
-    return "OTHER" if place is None else place.block
-
-
-def _ordered(blocks: Mapping[str, None], table: BlockTable | None) -> tuple[str, ...]:
-    if table is None:
-        return tuple(blocks)
-    order = [*table.blocks, "OTHER"]
-    return tuple(sorted(blocks, key=order.index))
 
 
 def advice(found: Interference) -> Advice | None:
