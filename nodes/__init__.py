@@ -1,8 +1,34 @@
 """The node classes, one topic a file. Ids and input order are an API: append only."""
 
-from . import analyse, blocks, dataset, inspect, load, merge, save, schedule, stack, tags, train
+from . import (
+    analyse,
+    blocks,
+    dataset,
+    extract,
+    inspect,
+    load,
+    merge,
+    save,
+    schedule,
+    stack,
+    tags,
+    train,
+)
 
-_TOPICS = (load, stack, tags, blocks, schedule, merge, analyse, inspect, save, dataset, train)
+_TOPICS = (
+    load,
+    stack,
+    tags,
+    blocks,
+    schedule,
+    merge,
+    extract,
+    analyse,
+    inspect,
+    save,
+    dataset,
+    train,
+)
 
 NODE_CLASS_MAPPINGS = {
     node_id: node for topic in _TOPICS for node_id, node in topic.NODE_CLASS_MAPPINGS.items()
