@@ -39,13 +39,12 @@ def feeding_inputs() -> dict[str, Any]:
                 "advanced": True,
             },
         ),
-        "seed": (
+        "start_seed": (
             "INT",
             {
                 "default": 0,
                 "min": 0,
                 "max": 2**53 - 1,
-                "control_after_generate": False,
                 "tooltip": "Seed of the noise that those steps start from.",
                 "advanced": True,
             },
@@ -87,9 +86,9 @@ class LoomInterference:
         negative: Any = None,
         latent: Any = None,
         steps: int = 2,
-        seed: int = 0,
+        start_seed: int = 0,
     ) -> dict[str, Any]:
-        feeding = Feeding(positive, negative, latent, steps, seed)
+        feeding = Feeding(positive, negative, latent, steps, start_seed)
         found = measure_stack(lora_stack, model, clip, feeding)
         return _spec.shown(
             found.report,
@@ -129,7 +128,7 @@ class LoomBalance:
             "its inputs; output: all that writes its outputs."
         )
         strengths = (
-            "as they are; overlap: lowered where rows add to each other; norms: one length in every block (needs MODEL); "
+            "as they are; overlap: lowered where rows add to each other; norms: spread over the blocks like the character (needs MODEL); "
             "budget: rows that are no character turned down until the sum is within the budget."
         )
         return {

@@ -233,6 +233,58 @@ def merge_and_save(models: Models) -> Graph:
     )
 
 
+def balance(models: Models) -> Graph:
+    """The pair with what gets in whose way, the style kept off the character, and both applied."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
+    seen = parts.interference(graph, checkpoint, (stack, 2))
+    graph.add("PreviewImage", (860, 560), (360, 300), [], [("images", "IMAGE", (seen, 1))])
+    balanced = parts.balance(graph, checkpoint, (stack, 2))
+    graph.add("PreviewImage", (1260, 560), (360, 300), [], [("images", "IMAGE", (balanced, 2))])
+    apply = parts.apply(graph, checkpoint, (balanced, 0), left=1660)
+    return parts.ending(
+        graph,
+        models,
+        (apply, checkpoint),
+        models.both_prompt,
+        "loom/balance",
+        "## Style and character in balance\nThe heat maps say who writes into whose directions, before and after.",
+        left=2000,
+    )
+
+
+def extract(models: Models) -> Graph:
+    """The difference of the model with the pair in its weights and the model itself, as one LoRA."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, (checkpoint, 0), (checkpoint, 1), "baked")
+    extracted = parts.extract(graph, (stack, 0), (checkpoint, 0), (stack, 1), (checkpoint, 1))
+    graph.add("PreviewImage", (860, 560), (360, 300), [], [("images", "IMAGE", (extracted, 2))])
+    used = graph.add(
+        "LoomStack",
+        (1260, 120),
+        (340, 300),
+        parts.STACK_OUTPUTS,
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("lora_stack", "LORA_STACK", None),
+            ("lora_model", "LORA_MODEL", (extracted, 0)),
+        ],
+        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto", "auto"],
+    )
+    return parts.ending(
+        graph,
+        models,
+        (used, checkpoint),
+        models.both_prompt,
+        "loom/extract",
+        "## Extract\nA tuned model minus what it was tuned from. Here the tuned one has two LoRAs in its weights.",
+        left=1640,
+    )
+
+
 WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "one_lora": one_lora,
     "style_and_character": style_and_character,
@@ -241,6 +293,8 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "block_strengths": block_strengths,
     "scheduled_style": scheduled_style,
     "merge_and_save": merge_and_save,
+    "balance": balance,
+    "extract": extract,
 }
 
 

@@ -60,7 +60,11 @@ STACK_OUTPUTS = [
 
 
 def stack(
-    graph: Graph, models: Models, model: tuple[int, int] | None, clip: tuple[int, int] | None
+    graph: Graph,
+    models: Models,
+    model: tuple[int, int] | None,
+    clip: tuple[int, int] | None,
+    mode: str = "auto",
 ) -> int:
     rows = [
         {"lora": models.style, "model": 0.8, "clip": 0.8, "on": True, "role": "style"},
@@ -78,7 +82,7 @@ def stack(
             ("lora_stack", "LORA_STACK", None),
             ("lora_model", "LORA_MODEL", None),
         ],
-        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto", "auto"],
+        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto", mode],
     )
 
 
@@ -239,3 +243,64 @@ def resize_and_save(graph: Graph, lora: tuple[int, int]) -> int:
             "Style and character", "", "", "output/loras",
         ],
     )  # fmt: skip
+
+
+def interference(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
+    return graph.add(
+        "LoomInterference",
+        (860, 120),
+        (360, 400),
+        [("report", "STRING"), ("heat map", "IMAGE"), ("figures", "STRING")],
+        [
+            ("lora_stack", "LORA_STACK", stack),
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("positive", "CONDITIONING", None),
+            ("negative", "CONDITIONING", None),
+            ("latent", "LATENT", None),
+        ],
+        [2, 0],
+    )
+
+
+def balance(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
+    return graph.add(
+        "LoomBalance",
+        (1260, 120),
+        (360, 400),
+        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("before and after", "IMAGE")],
+        [
+            ("lora_stack", "LORA_STACK", stack),
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
+        [100.0, "joint", 95.0, "as they are", 1.25],
+    )
+
+
+def extract(
+    graph: Graph,
+    tuned: tuple[int, int],
+    base: tuple[int, int],
+    tuned_clip: tuple[int, int],
+    base_clip: tuple[int, int],
+) -> int:
+    none = "[the MODEL inputs]"
+    return graph.add(
+        "LoomExtract",
+        (860, 120),
+        (360, 400),
+        [
+            ("LORA_MODEL", "LORA_MODEL"),
+            ("report", "STRING"),
+            ("chart", "IMAGE"),
+            ("certificate", "STRING"),
+        ],
+        [
+            ("tuned_model", "MODEL", tuned),
+            ("base_model", "MODEL", base),
+            ("tuned_clip", "CLIP", tuned_clip),
+            ("base_clip", "CLIP", base_clip),
+        ],
+        ["energy", 64, 0.999, 20.0, "auto", none, none],
+    )

@@ -163,7 +163,8 @@ def within(
 def _norm_matched(rows: Sequence[StackRow], table: Table) -> Balanced:
     """In every block the rows get one length: the character's, or where there is none their geometric mean.
 
-    Then all blocks of a row are scaled alike, so that its whole energy stays; a factor is between 1/4 and 4.
+    Then all blocks of a row are scaled alike, so that its whole energy stays: what is matched is how it is spread.
+    A factor is between 1/4 and 4.
     """
     blocks_table = table.whole.table
     if blocks_table is None or table.whole.model is None:
@@ -182,14 +183,16 @@ def _norm_matched(rows: Sequence[StackRow], table: Table) -> Balanced:
         logs = [math.log(present[i]) for i in model_rows]
         reference = math.exp(sum(logs) / len(logs))
         for i in set(present) - (held if set(present) & held else set()):
-            factors[i][block] = max(1 / _MOST, min(_MOST, reference / present[i]))
+            factors[i][block] = reference / present[i]
     new, said = [], []
     for number, row in enumerate(rows):
         scaled = _same_energy(factors[number], {b: found[number] for b, found in lengths.items()})
         changed, text, skipped = _with_factors(row, scaled, table)
         new.append(changed)
         if text:
-            said.append(f"{row.name}: block strengths {text} (one length in every block)")
+            said.append(
+                f"{row.name}: block strengths {text} (spread over the blocks like the others)"
+            )
         said += [f"{row.name}: {b} keeps its strengths, which differ within it" for b in skipped]
     return Balanced(tuple(new), tuple(said))
 
@@ -206,11 +209,11 @@ def _lengths(rows: Sequence[StackRow], table: Table) -> dict[str, list[float]]:
 
 
 def _same_energy(factors: Mapping[str, float], lengths: Mapping[str, float]) -> dict[str, float]:
-    """The factors times one number, so that the blocks they touch hold the energy that they held."""
+    """The factors times one number, so that the blocks they touch hold the energy that they held; 1/4 to 4 each."""
     before = sum(lengths[block] ** 2 for block in factors)
     after = sum((lengths[block] * factor) ** 2 for block, factor in factors.items())
     scale = math.sqrt(before / after) if after > 0 else 1.0
-    return {block: factor * scale for block, factor in factors.items()}
+    return {block: max(1 / _MOST, min(_MOST, factor * scale)) for block, factor in factors.items()}
 
 
 def _with_factors(

@@ -7,7 +7,7 @@ ROWS = [("style.safetensors", 0.8, 0.5)]
 
 def test_interference_hands_stack_model_and_conditioning_over(pack):
     answer = pack.nodes["LoomInterference"]().measure(
-        ROWS, model="M", positive="P", latent="L", steps=3, seed=9
+        ROWS, model="M", positive="P", latent="L", steps=3, start_seed=9
     )
     assert pack.applied == [(ROWS, "M", None, ("P", None, "L", 3, 9))]
     assert answer["result"] == ("said", "drawn", "{}")
