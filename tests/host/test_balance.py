@@ -113,7 +113,8 @@ def test_measuring_on_what_the_layers_are_fed_leaves_the_model_as_it_was(base):
         first, again = (measure_stack(conflict(), model, clip, feeding) for _ in range(2))
         by_weights = measure_stack(conflict(), model, clip)
     assert first.figures == again.figures != by_weights.figures
-    assert first.document["weighted"] and not by_weights.document["weighted"]
+    assert first.document["weighted"]
+    assert not by_weights.document["weighted"]
     assert not any(module._forward_pre_hooks for module in model.model.modules())
     assert first.heat_map.shape[-1] == 3
 
