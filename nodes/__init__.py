@@ -1,8 +1,10 @@
 """The node classes, one topic a file. Ids and input order are an API: append only."""
 
 from . import (
+    analyse,
     blocks,
     dataset,
+    extract,
     inspect,
     load,
     merge,
@@ -15,7 +17,22 @@ from . import (
     train,
 )
 
-_TOPICS = (load, stack, tags, blocks, schedule, region, sweep, merge, inspect, save, dataset, train)
+_TOPICS = (
+    load,
+    stack,
+    tags,
+    blocks,
+    schedule,
+    region,
+    sweep,
+    merge,
+    extract,
+    analyse,
+    inspect,
+    save,
+    dataset,
+    train,
+)
 
 NODE_CLASS_MAPPINGS = {
     node_id: node for topic in _TOPICS for node_id, node in topic.NODE_CLASS_MAPPINGS.items()

@@ -1,7 +1,7 @@
 """bench merge: merging in factor space against a full SVD of the dense sum, as file tools do it, on CPU.
 
-Cases `<method> <n>xr<rank> <out>x<in>` for one layer, `<method> <n>xr<rank> sdxl` or `flux` for all linear layers of a
-model's shapes. LoRAs are synthetic, fp16, with falling singular values. Ours writes the certificate too; the rival of an
+Cases `<method> <n>xr<rank> <out>x<in>` for one layer (resize and interference too), `<method> <n>xr<rank> sdxl` or
+`flux` for all linear layers of a model's shapes. LoRAs are synthetic, fp16, with falling singular values. Ours writes the certificate too; the rival of an
 element-wise method decomposes that method's own dense result.
   s       seconds. The rival of a whole model is measured once a shape and multiplied by how often the shape occurs;
           shapes larger than --largest numbers are scaled up from the largest that was measured, by out * in * min(out, in)
@@ -18,9 +18,10 @@ import torch
 
 from lora_core.adapters import AdapterFile, LowRank
 from lora_core.algebra.factorspace import Factors, concat, distance, energy
+from lora_core.analysis.interference import interference
 from lora_core.merge.families import row_factors
 from lora_core.merge.layer import merge_layer, weight_of
-from lora_core.merge.merge import merge
+from lora_core.merge.merge import merge, resize
 from lora_core.merge.pairing import Group, pair
 from lora_core.merge.plan import Plan
 from lora_core.merge.ranks import RankRule
@@ -154,6 +155,55 @@ def bench_model(method: str, model: str, count: int, rank: int, largest: int) ->
     ]
 
 
+def bench_resize(shape: Shape, rank: int, rounds: int) -> list[BenchRow]:
+    """One layer to half its rank; the rival forms the delta and decomposes it."""
+    (_, file), *_ = rows = rows_of({shape: 1}, 1, rank)
+    (name,) = file.modules
+    rule = RankRule("rank", rank // 2)
+
+    def ours() -> None:
+        resize(file, rule)
+
+    def rival() -> None:
+        full_svd(dense_sum(rows, name), rank // 2)
+
+    times = interleaved(lambda: seconds(ours), lambda: seconds(rival), rounds)
+    return [median_row(f"resize 1xr{rank} {shape[0]}x{shape[1]}", *times)]
+
+
+def bench_interference(shape: Shape, rank: int, rounds: int) -> list[BenchRow]:
+    """Two rows of one layer; the rival forms both deltas and takes their subspaces from a full SVD each."""
+    rows = rows_of({shape: 1}, 2, rank)
+    (name,) = rows[0][1].modules
+
+    def ours() -> None:
+        interference(rows)
+
+    def rival() -> None:
+        deltas = [row.model * row_factors(file.modules[name]).delta for row, file in rows]
+        bases = [torch.linalg.svd(delta, full_matrices=False) for delta in deltas]
+        for one, (u, _, vh) in zip(deltas, reversed(bases), strict=True):
+            part = u[:, :rank].T @ one
+            part.square().sum(), (one @ vh[:rank].T).square().sum(), (part @ vh[:rank].T).norm()
+        (deltas[0] * deltas[1]).sum(), (deltas[0] * deltas[1] < 0).sum()
+
+    times = interleaved(lambda: seconds(ours), lambda: seconds(rival), rounds)
+    return [median_row(f"interference 2xr{rank} {shape[0]}x{shape[1]}", *times)]
+
+
+def bench_whole(what: str, model: str, rank: int, largest: int) -> list[BenchRow]:
+    """Resize of one LoRA of a model's shapes, or interference of two; the rival is a full SVD of each row's layers."""
+    shapes = MODELS[model]
+    count = 1 if what == "resize" else 2
+    rows = rows_of(shapes, count, rank)
+    rival = count * sum(full_svd_seconds(shapes, 1, rank, largest).values())
+    run = {
+        "resize": lambda: resize(rows[0][1], RankRule("rank", rank // 2)),
+        "interference": lambda: interference(rows),
+    }[what]
+    return [BenchRow(f"{what} {count}xr{rank} {model}", "s", seconds(run), rival)]
+
+
 def full_svd_seconds(
     shapes: Mapping[Shape, int], count: int, rank: int, largest: int
 ) -> dict[Shape, float]:
@@ -199,6 +249,16 @@ def main() -> int:
             for model in options.models:
                 print(f"svd {stack} {model} ...", flush=True)
                 rows += bench_model("svd", model, count, rank, options.largest)
+        for rank in sorted({int(stack.split("xr")[1]) for stack in options.stacks}, reverse=True):
+            for shape in options.shapes:
+                print(f"resize and interference r{rank} {shape} ...", flush=True)
+                out, inner = map(int, shape.split("x"))
+                rows += bench_resize((out, inner), rank, options.rounds)
+                rows += bench_interference((out, inner), rank, options.rounds)
+            for model in options.models:
+                for what in ("resize", "interference"):
+                    print(f"{what} r{rank} {model} ...", flush=True)
+                    rows += bench_whole(what, model, rank, options.largest)
     publish("merge", rows, options.json)
     return 0
 

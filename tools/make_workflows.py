@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import workflow_live
+from tools import workflow_explore, workflow_live
 from tools import workflow_parts as parts
 from tools.workflow_graph import Graph
 from tools.workflow_parts import Models
@@ -278,57 +278,6 @@ def share_a_workflow(models: Models) -> Graph:
     )
 
 
-def strength_sweep(models: Models) -> Graph:
-    """The style in steps of 0.1 against the character, on one sheet."""
-    graph = Graph()
-    checkpoint = parts.checkpoint(graph, models)
-    stack = parts.stack(graph, models, None, None)
-    axes = ["strength", 1, 0.0, 1.0, 0.1, "", "strength", 2, 0.0, 1.0, 0.1, "0.5, 0.9"]
-    sweep = parts.sweep(graph, checkpoint, (stack, 2), axes)
-    loaded = (sweep, 0), (sweep, 1), (checkpoint, 2)
-    _, decoded = parts.sampled(graph, models, loaded, models.both_prompt, 1240)
-    parts.sweep_grid(graph, decoded, sweep, 192, "loom/strength_sweep", 1960)
-    note = "## Strength sweep\nStyle from 0 to 1 across, character down: 22 pictures on one sheet."
-    graph.note((40, 280), (340, 160), f"{note} {models.where}")
-    return graph
-
-
-def block_effect_map(models: Models) -> Graph:
-    """The character without each of its blocks: a sheet, and the chart that says which of them matter."""
-    graph = Graph()
-    checkpoint = parts.checkpoint(graph, models)
-    stack = parts.stack(graph, models, None, None)
-    axes = ["blocks: leave one out", 2, 0.0, 1.0, 0.1, "", "none", 2, 0.0, 1.0, 0.1, ""]
-    sweep = parts.sweep(graph, checkpoint, (stack, 2), axes)
-    loaded = (sweep, 0), (sweep, 1), (checkpoint, 2)
-    sampler, decoded = parts.sampled(graph, models, loaded, models.both_prompt, 1240)
-    parts.sweep_grid(graph, decoded, sweep, 192, "loom/block_effect", 1960)
-    chart = graph.add(
-        "LoomBlockMap",
-        (1240, 620),
-        (420, 300),
-        [("chart", "IMAGE"), ("report", "STRING"), ("json", "STRING")],
-        [
-            ("sweep", "LOOM_SWEEP", (sweep, 2)),
-            ("images", "IMAGE", (decoded, 0)),
-            ("latents", "LATENT", (sampler, 0)),
-        ],
-    )
-    graph.add(
-        "SaveImage",
-        (1700, 620),
-        (420, 400),
-        [],
-        [("images", "IMAGE", (chart, 0))],
-        ["loom/block_map"],
-    )
-    note = (
-        "## Which blocks matter\nOne picture without each block of row 2, against the whole stack."
-    )
-    graph.note((40, 280), (340, 160), f"{note} {models.where}")
-    return graph
-
-
 WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "one_lora": one_lora,
     "style_and_character": style_and_character,
@@ -340,8 +289,10 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "character_on_the_left": workflow_live.character_on_the_left,
     "merge_and_save": merge_and_save,
     "share_a_workflow": share_a_workflow,
-    "strength_sweep": strength_sweep,
-    "block_effect_map": block_effect_map,
+    "strength_sweep": workflow_explore.strength_sweep,
+    "block_effect_map": workflow_explore.block_effect_map,
+    "balance": workflow_explore.balance,
+    "extract": workflow_explore.extract,
 }
 
 

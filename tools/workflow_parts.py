@@ -71,7 +71,11 @@ INSPECT_OUTPUTS = [
 
 
 def stack(
-    graph: Graph, models: Models, model: tuple[int, int] | None, clip: tuple[int, int] | None
+    graph: Graph,
+    models: Models,
+    model: tuple[int, int] | None,
+    clip: tuple[int, int] | None,
+    mode: str = "auto",
 ) -> int:
     rows = [
         {"lora": models.style, "model": 0.8, "clip": 0.8, "on": True, "role": "style"},
@@ -89,7 +93,7 @@ def stack(
             ("lora_stack", "LORA_STACK", None),
             ("lora_model", "LORA_MODEL", None),
         ],
-        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto", "auto"],
+        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto", mode],
     )
 
 
@@ -272,37 +276,3 @@ def resize_and_save(graph: Graph, lora: tuple[int, int]) -> int:
             "Style and character", "", "", "output/loras",
         ],
     )  # fmt: skip
-
-
-def sweep(graph: Graph, checkpoint: int, stack: tuple[int, int], axes: list[Any]) -> int:
-    """axes: the widgets of x and y, six each."""
-    return graph.add(
-        "LoomSweep",
-        (860, 120),
-        (340, 480),
-        [
-            ("MODEL", "MODEL"),
-            ("CLIP", "CLIP"),
-            ("sweep", "LOOM_SWEEP"),
-            ("labels", "STRING"),
-            ("count", "INT"),
-            ("report", "STRING"),
-        ],
-        [
-            ("model", "MODEL", (checkpoint, 0)),
-            ("lora_stack", "LORA_STACK", stack),
-            ("clip", "CLIP", (checkpoint, 1)),
-        ],
-        [*axes, "auto", "auto"],
-    )
-
-
-def sweep_grid(graph: Graph, decoded: int, sweep: int, cell: int, prefix: str, left: int) -> int:
-    return graph.add(
-        "LoomSweepGrid",
-        (left, 120),
-        (420, 460),
-        [("sheet", "IMAGE"), ("json", "STRING")],
-        [("images", "IMAGE", (decoded, 0)), ("sweep", "LOOM_SWEEP", (sweep, 2))],
-        [prefix, cell, ""],
-    )

@@ -146,7 +146,7 @@ def energies_by_name(adapter: AdapterFile) -> Energies:
     unmeasured: dict[str, None] = {}
     whole = {name: item for (name, _), item in adapter.differences.items()}
     for name, item in [*adapter.modules.items(), *whole.items()]:
-        entry = sums.setdefault(_block_name(name), [0.0, 0])
+        entry = sums.setdefault(block_name(name), [0.0, 0])
         entry[1] += 1
         measure = ENERGY.get(type(item))
         if measure is None or getattr(item, "replaces", False):
@@ -157,7 +157,8 @@ def energies_by_name(adapter: AdapterFile) -> Energies:
     return Energies(tuple(blocks), tuple(unmeasured))
 
 
-def _block_name(module: str) -> str:
+def block_name(module: str) -> str:
+    """The numbered block that a module's own name tells of, short."""
     bare = module.replace(".", "_") if is_text_encoder(module) else bare_name(module)
     match = _NUMBERED.match(bare)
     short = match[1] if match else "others"

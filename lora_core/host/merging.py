@@ -60,7 +60,7 @@ def merge_stack(
     on_model = None if model is None else model_targets(model)
     on_clip = None if clip is None else clip_targets(clip)
     plan = with_choices(replace(plan, dtype=DTYPES[dtype]), blocks, rows)
-    return _answer(merge(rows, plan, on_model, on_clip, _progress()))
+    return answer_of(merge(rows, plan, on_model, on_clip, progress_bar()))
 
 
 def resize_one(
@@ -73,10 +73,10 @@ def resize_one(
         adapter = load_named(name)
     else:
         raise MergeError("Nothing to resize: choose a LoRA file, or connect a LORA_MODEL.")
-    return _answer(resize(adapter, rule, DTYPES[dtype], _progress()))
+    return answer_of(resize(adapter, rule, DTYPES[dtype], progress_bar()))
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     """The running node's bar, made when the number of weights is known; raises where the user pressed stop."""
     bar_of = cache(progress_of)
     return lambda done, of: bar_of(of)(done)
@@ -86,7 +86,8 @@ def _parsed(tensors: Mapping[str, torch.Tensor], label: str) -> AdapterFile:
     return parse_state_dict({key: t.detach().cpu() for key, t in tensors.items()}, label)
 
 
-def _answer(merged: Merge) -> Answer:
+def answer_of(merged: Merge) -> Answer:
+    """The node's four outputs."""
     certificate = merged.certificate
     chart = as_images([draw_certificate(certificate)])
     return Answer(state_dict(merged.file), certificate.text(), chart, certificate.as_json())

@@ -52,7 +52,7 @@ def merge(
     active = [(row, file) for row, file in rows if row.active]
     files = [file for _, file in active]
     _check_rows(active)
-    pairing = pair(files, model, clip, _block_strengths(active, model, clip))
+    pairing = pair(files, model, clip, block_strengths_of(active, model, clip))
     dtype = plan.dtype or common_dtype(files)
     weights = [group for group in pairing.groups if not group.is_plain]
     budgeted = plan.rule.kind == SIZE and not plan.how.keeps_all
@@ -124,7 +124,7 @@ def _check_rows(rows: Rows) -> None:
                 )
 
 
-def _block_strengths(
+def block_strengths_of(
     rows: Rows, model: TargetMap | None, clip: TargetMap | None
 ) -> list[BlockStrengths | None]:
     """Each row's block strengths as the connected model's blocks read them. Raises StackError and MergeError."""

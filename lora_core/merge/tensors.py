@@ -59,18 +59,23 @@ def check_range(name: str, tensor: torch.Tensor) -> None:
         )
 
 
+def adapter_tensors(name: str, adapter: LowRank) -> dict[str, torch.Tensor]:
+    """A module's tensors under kohya's endings."""
+    tensors = {f"{name}.lora_up.weight": adapter.up, f"{name}.lora_down.weight": adapter.down}
+    if adapter.mid is not None:
+        tensors[f"{name}.lora_mid.weight"] = adapter.mid
+    if adapter.alpha is not None:
+        tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha)
+    return tensors
+
+
 def state_dict(file: AdapterFile) -> dict[str, torch.Tensor]:
     """The tensors of a merged file under kohya's endings, which core and every loader read: a LORA_MODEL."""
     tensors: dict[str, torch.Tensor] = {}
     for name, adapter in file.modules.items():
         if not isinstance(adapter, LowRank):
             raise MergeError(f"'{name}' is no low-rank adapter and cannot be written as one.")
-        tensors[f"{name}.lora_up.weight"] = adapter.up
-        tensors[f"{name}.lora_down.weight"] = adapter.down
-        if adapter.mid is not None:
-            tensors[f"{name}.lora_mid.weight"] = adapter.mid
-        if adapter.alpha is not None:
-            tensors[f"{name}.alpha"] = torch.tensor(adapter.alpha)
+        tensors |= adapter_tensors(name, adapter)
     for (name, kind), difference in file.differences.items():
         tensors[f"{name}.{'diff' if kind == 'weight' else 'diff_b'}"] = difference.tensor
     return tensors

@@ -193,7 +193,9 @@ def _turn(value: str | None, text: str) -> Turn | None:
         return None
     match = _TURN.fullmatch(value)
     if match is None or int(match[1]) > int(match[2]):
-        raise StackError(f"Schedule '{text:.200}': '{value}' is no turn. Write for example 1/2 or 2/2.")
+        raise StackError(
+            f"Schedule '{text:.200}': '{value}' is no turn. Write for example 1/2 or 2/2."
+        )
     return Turn(int(match[1]), int(match[2]))
 
 

@@ -61,6 +61,39 @@ def _fake_merging(merged: list[Any]) -> dict[str, Any]:
     return {"merge_stack": remember, "resize_one": remember, "Answer": types.SimpleNamespace}
 
 
+def _fake_analysis(asked_for: list[Any]) -> dict[str, dict[str, Any]]:
+    """Interference, balance and extraction that remember what they were asked."""
+
+    def measure_stack(*asked: Any) -> Any:
+        asked_for.append(asked)
+        document = {"version": 1}
+        return types.SimpleNamespace(
+            report="said", heat_map="drawn", figures="{}", document=document
+        )
+
+    def balance_stack(*asked: Any) -> Any:
+        asked_for.append(asked)
+        return types.SimpleNamespace(stack=list(asked[0]), report="said", images="drawn")
+
+    def extract_difference(*asked: Any) -> Any:
+        asked_for.append(asked)
+        return types.SimpleNamespace(
+            lora_model={"x": 1}, report="well", chart="a chart", certificate="{}"
+        )
+
+    return {
+        "interfering": {"Feeding": lambda *values: values, "measure_stack": measure_stack},
+        "balancing": {"BalanceOrder": lambda *values: values, "balance_stack": balance_stack},
+        "extracting": {
+            "NO_MODEL_FILE": "[the MODEL inputs]",
+            "Pair": lambda *values: values,
+            "extract_difference": extract_difference,
+            "model_files": lambda: ["checkpoints/tuned.safetensors"],
+            "model_files_stamp": lambda *names: repr(names),
+        },
+    }
+
+
 def _fake_host(
     applied: list[Any], made: list[Any], merged: list[Any]
 ) -> dict[str, types.ModuleType]:
@@ -208,6 +241,7 @@ def _fake_host(
             "index_stamp": lambda folder: f"files of {folder}",
         },
         "merging": _fake_merging(merged),
+        **_fake_analysis(applied),
     }
     modules = {f"{base}.host": _package(f"{base}.host", ROOT / "nowhere")}
     for name, members in fakes.items():
