@@ -184,8 +184,8 @@ def bench_interference(shape: Shape, rank: int, rounds: int) -> list[BenchRow]:
         bases = [torch.linalg.svd(delta, full_matrices=False) for delta in deltas]
         for one, (u, _, vh) in zip(deltas, reversed(bases), strict=True):
             part = u[:, :rank].T @ one
-            part.square().sum(), (one @ vh[:rank].T).square().sum(), (part @ vh[:rank].T).norm()
-        (deltas[0] * deltas[1]).sum(), (deltas[0] * deltas[1] < 0).sum()
+            _ = part.square().sum(), (one @ vh[:rank].T).square().sum(), (part @ vh[:rank].T).norm()
+        _ = (deltas[0] * deltas[1]).sum(), (deltas[0] * deltas[1] < 0).sum()
 
     times = interleaved(lambda: seconds(ours), lambda: seconds(rival), rounds)
     return [median_row(f"interference 2xr{rank} {shape[0]}x{shape[1]}", *times)]

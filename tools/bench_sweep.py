@@ -15,14 +15,9 @@ from typing import Any
 
 import torch
 
-from tools.bench_reweight import MODELS, prepared
-from tools.bench_stack import (
-    DTYPES,
-    core_side,
-    load_pack,
-    make_model,
-    write_loras,
-)
+from tools.bench_models import MODELS, random_loras, random_model
+from tools.bench_reweight import prepared
+from tools.bench_stack import DTYPES, RANK, core_side, load_pack
 from tools.benching import BenchRow, interleaved, median_row, publish, seconds
 
 # isort: split
@@ -93,8 +88,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         folder_paths.add_model_folder_path("loras", folder)
         for dtype in options.dtypes:
-            model = make_model(DTYPES[dtype], **MODELS[options.model])
-            names = write_loras(model, Path(folder), max(options.counts))
+            model = random_model(options.model, DTYPES[dtype])
+            names = random_loras(model, options.model, Path(folder), max(options.counts), RANK)
             for count in options.counts:
                 case = f"{dtype} N={count}" + ("" if options.model == "sd15" else " tiny")
                 print(f"sweep {case} ...", flush=True)

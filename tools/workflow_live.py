@@ -57,7 +57,7 @@ def character_on_the_left(models: Models) -> Graph:
     conditioning = [("CONDITIONING", "CONDITIONING")]
 
     def prompt(words: str, top: int) -> int:
-        given = [("clip", "CLIP", (checkpoint, 1))]
+        given: list[tuple[str, str, tuple[int, int] | None]] = [("clip", "CLIP", (checkpoint, 1))]
         return graph.add("CLIPTextEncode", (860, top), (340, 120), conditioning, given, [words])
 
     left, right = prompt(models.both_prompt, 120), prompt(models.style_prompt, 290)

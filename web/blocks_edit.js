@@ -21,8 +21,8 @@ const same = (one, other) => one.toUpperCase() === other.toUpperCase();
 // Without the entry, and without the comma or the line that it leaves empty.
 function without(text, entry) {
   let { start, end } = entry;
-  const after = /^[ \t]*[,;][ \t]*/.exec(text.slice(end));
-  const before = /[,;][ \t]*$/.exec(text.slice(0, start));
+  const after = text.slice(end).match(/^[ \t]*[,;][ \t]*/);
+  const before = text.slice(0, start).match(/[,;][ \t]*$/);
   if (after) end += after[0].length;
   else if (before) start -= before[0].length;
   const lineStart = text.lastIndexOf("\n", start - 1) + 1;

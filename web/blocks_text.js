@@ -16,12 +16,12 @@ export function slidersOf(names) {
   for (const token of names.split(" ").filter(Boolean)) {
     const encoder = token.startsWith("TE:");
     const [first, last] = encoder ? [token.slice(3)] : token.split("-");
-    const place = /^(.*?)(\d+)$/.exec(first);
+    const place = first.match(/^(.*?)(\d+)$/);
     if (encoder || !place) {
       sliders.push({ name: first, group: "", encoder });
       continue;
     }
-    const end = Number(/\d+$/.exec(last ?? first)?.[0] ?? place[2]);
+    const end = Number((last ?? first).match(/\d+$/)?.[0] ?? place[2]);
     for (let index = Number(place[2]); index <= end && sliders.length < MOST_SLIDERS; index += 1) {
       const name = place[1] + String(index).padStart(place[2].length, "0");
       sliders.push({ name, group: place[1], encoder: false });
@@ -71,7 +71,7 @@ function percentEntries(group) {
   const found = [{ kind: "assign", name: "*", value: "1" }];
   let base;
   for (const token of group) {
-    const match = PERCENT.exec(token.text.replace(/^%/, "").replaceAll(" ", ""));
+    const match = token.text.replace(/^%/, "").replaceAll(" ", "").match(PERCENT);
     if (!match) {
       found.push({ kind: "other", text: token.text });
     } else if (match[1] === "default") {
@@ -180,10 +180,10 @@ export function selected(sliders, selector) {
 }
 
 function betweenNumbers(sliders, low, high) {
-  const [from, to] = [low, high].map((end) => /^(.*?)(\d+)$/.exec(end));
+  const [from, to] = [low, high].map((end) => end.match(/^(.*?)(\d+)$/));
   if (!from || !to || from[1] !== to[1]) return [];
   return sliders.filter((slider) => {
-    const number = slider.group === from[1] ? Number(/\d+$/.exec(slider.name)[0]) : -1;
+    const number = slider.group === from[1] ? Number(slider.name.match(/\d+$/)[0]) : -1;
     return number >= Number(from[2]) && number <= Number(to[2]);
   });
 }

@@ -57,7 +57,7 @@ function put(found, name, model, clip, on, blocks = "") {
 function readTags(text, found) {
   for (const [whole, , inside] of text.matchAll(TAG)) {
     const [name, ...parts] = inside.split(":");
-    const blocks = /^lbw=([^;]*);?\s*$/i.exec(parts.at(-1) ?? "")?.[1].trim();
+    const blocks = (parts.at(-1) ?? "").match(/^lbw=([^;]*);?\s*$/i)?.[1].trim();
     const numbers = blocks === undefined ? parts : parts.slice(0, -1);
     // Keyframes and the like: Loom Tags, and the rows box as text, read them all.
     if (numbers.length > 2 || !numbers.every((part) => part.trim() && Number.isFinite(Number(part)))) found.unread.push(whole);

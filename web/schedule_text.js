@@ -14,7 +14,7 @@ export const curveNames = Object.keys(CURVES);
 
 function framesOf(part) {
   const frames = part.split(",").map((text, number) => {
-    const match = FRAME.exec(text);
+    const match = text.match(FRAME);
     if (!match) return undefined;
     const relative = match[2] === "%";
     return { value: Number(match[1]) / (relative ? 100 : 1), position: match[3] === undefined ? Number(number > 0) : Number(match[3]), relative };
@@ -37,7 +37,7 @@ export function readSchedule(text) {
   for (const part of parts.filter((each) => each.includes("="))) {
     const place = part.indexOf("=");
     const [name, value] = [part.slice(0, place).trim().toLowerCase(), part.slice(place + 1).trim().toLowerCase()];
-    const span = name === "step" ? SPAN.exec(value) : null;
+    const span = name === "step" ? value.match(SPAN) : null;
     if (span) Object.assign(keywords, { start: span[1], stop: span[2] });
     else if (["start", "stop", "curve"].includes(name)) keywords[name] = value;
     else return undefined;

@@ -6,19 +6,19 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-
-from aiohttp import web
+from typing import Any
 
 from ..errors import LoraFileError
 from . import training_routes
+from .answers import as_json
 from .lorafacts import blocks_fault, lora_facts
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[Any], Awaitable[Any]]
 
 
-async def answer_facts(request: web.Request) -> web.Response:
+async def answer_facts(request: Any) -> Any:
     """GET /loom/facts?name=NAME[&blocks=TEXT]: what is known of one file of the loras folders. Changes nothing.
 
     The name is found as a run finds it, and never leaves the loras folders; the file's header, its sidecars and the
@@ -33,11 +33,11 @@ async def answer_facts(request: web.Request) -> web.Response:
         return _refused(str(error))
     if blocks is not None:
         facts["blocks_fault"] = await asyncio.to_thread(blocks_fault, blocks)
-    return web.json_response(facts)
+    return as_json(facts)
 
 
-def _refused(message: str) -> web.Response:
-    return web.json_response({"error": message}, status=400)
+def _refused(message: str) -> Any:
+    return as_json({"error": message}, 400)
 
 
 ROUTES: dict[tuple[str, str], Handler] = {
@@ -52,8 +52,11 @@ def add_routes() -> None:
     instance = getattr(server, "instance", None)
     if instance is None:
         return
+    # Static folders stand in the same list, and have no method.
     taken = {
-        (route.method, route.path) for route in instance.routes if isinstance(route, web.RouteDef)
+        (getattr(each, "method", None), each.path)
+        for each in instance.routes
+        if hasattr(each, "path")
     }
     for (method, path), handler in ROUTES.items():
         if (method, path) in taken:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from . import watching
+from .answers import as_json
 
 
 async def answer_stop(request: Any) -> Any:
@@ -14,18 +14,13 @@ async def answer_stop(request: Any) -> Any:
         said = await request.json() if request.can_read_body else {}
         node = said.get("node")
     except (ValueError, AttributeError):
-        return _json({"error": 'The body must be JSON such as {"node": "12"}, or empty.'}, 400)
-    return _json({"stopping": watching.ask_to_stop(None if node is None else str(node))})
+        return as_json({"error": 'The body must be JSON such as {"node": "12"}, or empty.'}, 400)
+    return as_json({"stopping": watching.ask_to_stop(None if node is None else str(node))})
 
 
 async def answer_train(_: Any) -> Any:
     """GET /loom/train: the curves of this process's trainings by node id. Changes nothing."""
-    return _json(watching.curves())
-
-
-def _json(said: Any, status: int = 200) -> Any:
-    # The host's server is there where anything is asked of it, and brings its own library.
-    return sys.modules["server"].web.json_response(said, status=status)
+    return as_json(watching.curves())
 
 
 ROUTES = {("POST", "/loom/stop"): answer_stop, ("GET", "/loom/train"): answer_train}

@@ -6,6 +6,8 @@ beside torch and run it with its Python; the parts whose package is missing are 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -111,11 +113,7 @@ def test_dare_is_pefts_given_the_same_mask(kind, generator, monkeypatch):
     given = iter(masks)
     monkeypatch.setattr(torch, "bernoulli", lambda *_, **__: next(given))
     theirs = getattr(utils, kind)([term.delta for term in even.terms], torch.ones(3), 0.4)
-    ours = formed(
-        getattr(sparse, kind)(
-            Weight(**(vars(even) | {"seed": weight(even.terms[0]).seed})), settings
-        )
-    )
+    ours = formed(getattr(sparse, kind)(replace(even, seed=weight(even.terms[0]).seed), settings))
     assert relative(ours, theirs) <= 1e-6
 
 

@@ -153,9 +153,9 @@ def test_extraction_gives_the_stack_back_from_models_and_from_files(base, tmp_pa
         answer = extract_difference(order, NO_MODEL_FILE, NO_MODEL_FILE, models, clips)
         back = comfy.sd.load_lora_for_models(model, clip, answer.lora_model, 1.0, 1.0)
         expected, found = sampled(applied, base), back[0]
-        again = type(applied)(found, back[1], None, "")
+        again = type(applied)(found, back[1], None, ())
         latent = sampled(again, base)
-        plain = sampled(type(applied)(model, clip, None, ""), base)
+        plain = sampled(type(applied)(model, clip, None, ()), base)
     change = float((expected - plain).norm())
     assert float((latent - expected).norm()) <= 0.05 * change
     folder_paths.set_output_directory(str(tmp_path))

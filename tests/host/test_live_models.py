@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+from typing import Any
 
 import comfy.model_management
 import comfy.quant_ops
@@ -133,7 +134,8 @@ def quantised(model):
             module.weight.data, "TensorCoreFP8Layout", **more
         )
         module.weight = torch.nn.Parameter(weight, requires_grad=False)
-        module.comfy_cast_weights = True
+        cast: Any = module
+        cast.comfy_cast_weights = True
         made += 1
     assert made
     return model

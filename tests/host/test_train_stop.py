@@ -65,7 +65,9 @@ def own_user_folder(tmp_path, monkeypatch):
 
 def trained(toy, rings, name, settings=SETTINGS, **order):
     with torch.inference_mode():
-        return train_lora(*toy, rings, TrainOrder(settings, name, node="7", **order))
+        return train_lora(
+            toy[0], toy[1], toy[2], rings, TrainOrder(settings, name, node="7", **order)
+        )
 
 
 def stopping_at(step, monkeypatch):

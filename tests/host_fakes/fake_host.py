@@ -100,7 +100,8 @@ def rebuilt(value: Any) -> Any:
         assert value.device == CPU, "patches stay on the CPU until the host moves them"
         return value.clone()
     if isinstance(value, WeightAdapterBase):
-        return type(value)(value.loaded_keys, rebuilt(value.weights))
+        kind: Any = type(value)
+        return kind(value.loaded_keys, rebuilt(value.weights))
     if isinstance(value, tuple | list):
         return type(value)(rebuilt(item) for item in value)
     return value
