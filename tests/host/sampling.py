@@ -12,15 +12,18 @@ import torch
 # Every sampler of the host with --full, else a part of them.
 SAMPLERS = comfy.samplers.SAMPLER_NAMES[:: 1 if os.environ.get("LOOM_FULL") else 5]
 
-LATENTS = {"SD1.5": (4, 8, 8), "SDXL": (4, 8, 8), "Flux": (16, 8, 8)}
-_CONTEXT = {"SD1.5": 768, "SDXL": 2048, "Flux": 64}
-_POOLED = {"SD1.5": 8, "SDXL": 1280, "Flux": 32}
+_VIDEO = {family: (16, 1, 8, 8) for family in ("Wan", "Qwen-Image", "Cosmos")}
+_IMAGE = {family: (16, 8, 8) for family in ("Flux", "SD3", "Lumina2", "Z-Image")}
+LATENTS = {"SD1.5": (4, 8, 8), "SDXL": (4, 8, 8), **_IMAGE, **_VIDEO}
+# Widths of the text and of the pooled text; families without the latter ignore it.
+_CONTEXT = {"SD1.5": 768, "SDXL": 2048, "Flux": 64, "SD3": 64}
+_POOLED = {"SDXL": 1280}
 
 
 def conditioning(family: str, seed: int) -> list[Any]:
     generator = torch.Generator().manual_seed(seed)
-    context = torch.randn(1, 7, _CONTEXT[family], generator=generator)
-    pooled = torch.randn(1, _POOLED[family], generator=generator)
+    context = torch.randn(1, 7, _CONTEXT.get(family, 32), generator=generator)
+    pooled = torch.randn(1, _POOLED.get(family, 32), generator=generator)
     return [[context, {"pooled_output": pooled}]]
 
 

@@ -184,8 +184,12 @@ def small_model(
     with torch.no_grad():
         for parameter in inner.diffusion_model.parameters():
             noise = torch.randn(parameter.shape, generator=generator) * 0.05
-            parameter.data = noise.to(dtype)
+            # The host keeps some in float32 whatever the rest is in.
+            parameter.data = noise.to(parameter.dtype)
             parameter.requires_grad_(False)
+        for name, buffer in inner.diffusion_model.named_buffers():
+            if name == "pos_embed":  # a checkpoint brings it; here it is memory that nobody wrote
+                buffer.fill_(0.1)
     inner.diffusion_model.eval()
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(inner, load_device=cpu, offload_device=cpu)

@@ -181,8 +181,15 @@ def test_exactly_one_lora_is_wanted(output):
         save_lora({"a.diff": torch.ones(2)}, "some.safetensors", SaveOrder("x"))
 
 
+BLOCKS = {
+    "Flux": "D00=0.4; D01.attn.q=0; D01.attn.k=0.25; S01=0",
+    "SD1.5": "IN01=0.4; OUT00=0; OUT01.cross=0.25",
+    "SDXL": "IN01=0.4; OUT00=0; OUT01.cross=0.25",
+}
+
+
 @pytest.mark.parametrize("scheme", [KEEP, KOHYA, COMFY, PEFT])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", BLOCKS)
 def test_a_block_weighted_row_as_a_file_puts_the_same_weights_on_at_strength_1(
     family, scheme, output
 ):
@@ -192,11 +199,7 @@ def test_a_block_weighted_row_as_a_file_puts_the_same_weights_on_at_strength_1(
     if scheme == PEFT:
         tensors = with_diffusers_names(model, tensors)
     name = save_lora(tensors, NO_FILE, SaveOrder("source"), model).name
-    blocks = {
-        "Flux": "D00=0.4; D01.attn.q=0; D01.attn.k=0.25; S01=0",
-        "SD1.5": "IN01=0.4; OUT00=0; OUT01.cross=0.25",
-        "SDXL": "IN01=0.4; OUT00=0; OUT01.cross=0.25",
-    }[family]
+    blocks = BLOCKS[family]
     row = StackRow(name, 0.7, 0.0, blocks=blocks)
     before = weights(model, model.model)
     stacked = apply_stack(LoraStack((row,)), model, None, "strict").model

@@ -45,9 +45,6 @@ def loaded(family: str, dtype: torch.dtype = torch.float32):
             # Scales of norms and modulations near one keep small random networks alive.
             if parameter.dim() == 1:
                 parameter.data.add_(0.5)
-        for name, buffer in model.model.diffusion_model.named_buffers():
-            if name == "pos_embed":  # a checkpoint brings it; here it is memory that nobody wrote
-                buffer.fill_(0.1)
         comfy.model_management.load_models_gpu([model])
     return model
 
