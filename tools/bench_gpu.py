@@ -30,10 +30,10 @@ from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
-from tools.bench_models import DTYPES, MODELS, one_step, random_loras, random_model  # noqa: E402
 from tools.bench_reweight import bench_case, prepared  # noqa: E402
 from tools.bench_stack import core_side, load, our_side  # noqa: E402
 from tools.benching import BenchRow, median_row, publish, seconds  # noqa: E402
+from tools.models_for_benches import DTYPES, MODELS, one_step, random_loras, random_model  # noqa: E402
 
 # isort: split
 import comfy.model_management  # noqa: E402

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from tools.bench_models import (  # first: it says the device before the host is imported
+from tools.bench_stack import Side, core_side, load, our_side
+from tools.benching import BenchRow, interleaved, median_row, publish, seconds
+from tools.models_for_benches import (  # first: it says the device before the host is imported
     DTYPES,
     MODELS,
     random_loras,
     random_model,
 )
-from tools.bench_stack import Side, core_side, load, our_side
-from tools.benching import BenchRow, interleaved, median_row, publish, seconds
 
 # isort: split
 import comfy.model_management

@@ -23,13 +23,6 @@ from typing import Any
 
 import torch
 
-from tools.bench_models import (  # first: it says the device before the host is imported
-    ALPHA,
-    MODELS,
-    is_adapted,
-    random_loras,
-    random_model,
-)
 from tools.benching import (
     BenchRow,
     interleaved,
@@ -38,6 +31,13 @@ from tools.benching import (
     publish,
     reset_peak,
     seconds,
+)
+from tools.models_for_benches import (  # first: it says the device before the host is imported
+    ALPHA,
+    MODELS,
+    is_adapted,
+    random_loras,
+    random_model,
 )
 
 # isort: split

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
-from tools.bench_models import (  # first: it says the device before the host is imported
+from tools.bench_stack import load, our_side
+from tools.benching import BenchRow, interleaved, median_row, publish, seconds
+from tools.models_for_benches import (  # first: it says the device before the host is imported
     DTYPES,
     MODELS,
     is_adapted,
@@ -26,8 +28,6 @@ from tools.bench_models import (  # first: it says the device before the host is
     random_loras,
     random_model,
 )
-from tools.bench_stack import load, our_side
-from tools.benching import BenchRow, interleaved, median_row, publish, seconds
 
 # isort: split
 import comfy.model_management

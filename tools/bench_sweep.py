@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from tools.bench_models import MODELS, random_loras, random_model
 from tools.bench_reweight import prepared
 from tools.bench_stack import DTYPES, RANK, core_side, load_pack
 from tools.benching import BenchRow, interleaved, median_row, publish, seconds
+from tools.models_for_benches import MODELS, random_loras, random_model
 
 # isort: split
 import comfy.model_management

@@ -203,7 +203,7 @@ def scheduled_style(models: Models) -> Graph:
         (360, 300),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
         [("lora_stack", "LORA_STACK", (stack, 2))],
-        ["0.4@0,0.8@0.3", 1, "none", 20],
+        ["0.4@0,0.8@0.3", 1, "none", 20, "sum", 1],
     )
     graph.add("PreviewImage", (860, 480), (360, 300), [], [("images", "IMAGE", (schedule, 2))])
     apply = parts.apply(graph, checkpoint, (schedule, 0), left=1260)

@@ -270,9 +270,10 @@ def resize_and_save(graph: Graph, lora: tuple[int, int]) -> int:
             ("lora_model", "LORA_MODEL", (resized, 0)),
             ("model", "MODEL", None),
             ("clip", "CLIP", None),
+            ("lora_stack", "LORA_STACK", None),
         ],
         [
             "loom/style_and_character", "kohya", "fp16", "overwrite", "[the LORA_MODEL input]",
-            "Style and character", "", "", "output/loras",
+            "Style and character", "", "", "output/loras", 1,
         ],
     )  # fmt: skip

@@ -83,6 +83,7 @@ def tables() -> _Tables:
 def test_no_family_of_the_host_is_left_out():
     """A newer host has families that this list lacks; the list never has one that the host lost."""
     known = {config.__name__ for config in comfy.supported_models.models}
+    known.discard("ToySD15")  # ours, where another test has registered it
     assert set(SETTINGS) <= known
     if not hasattr(
         comfy.supported_models, "StableAudio3"

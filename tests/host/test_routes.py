@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,12 @@ def test_it_answers_under_the_prefix_that_the_page_uses(client):
 def test_nothing_is_hashed_for_it(host, client):
     index = index_of(host)
     before = index.read_bytes() if index.is_file() else b""
-    facts = client.get("/loom/facts", name="loom_toy_character_careless.safetensors")
+    style = next(host.base.rglob(STYLE))
+    fresh = shutil.copyfile(style, style.with_name("never_run.safetensors"))
+    try:
+        facts = client.get("/loom/facts", name=fresh.name)
+    finally:
+        fresh.unlink()
     assert facts["hashes"] is None
     assert (index_of(host).read_bytes() if index_of(host).is_file() else b"") == before
 
