@@ -206,5 +206,8 @@ def _model_names(name: str) -> list[str]:
     names = [bare]
     if bare.endswith("_to_out"):
         names.append(bare + "_0")
+    if name.endswith(_REPLACED_NORM):
+        # Newer hosts call the weight of such a norm "weight", as of any other layer.
+        names.append(bare.removesuffix("_scale"))
     names += [pattern.sub(own, bare) for pattern, own in _DIFFUSERS_LAYERS if pattern.match(bare)]
     return names
