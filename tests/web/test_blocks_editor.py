@@ -213,7 +213,10 @@ def test_a_copy_has_sliders_of_its_own_and_works_inside_a_subgraph(page):
     set_value(page, KIND, "blocks", "IN04=0.5")
     page.evaluate(
         f"() => {{ const view = window.app.canvas, one = {node(KIND)};"
-        " view.selectItems([one]); view.copyToClipboard([one]); view.pasteFromClipboard(); }"
+        " view.selectItems([one]); view.copyToClipboard([one]); view.pasteFromClipboard();"
+        " const copy = window.app.graph.nodes.at(-1);"
+        # A widget out of sight takes no focus, and a paste lands where the pointer last was.
+        " copy.pos = [one.pos[0] + one.size[0] + 40, one.pos[1]]; view.setDirty(true, true); }"
     )
     page.wait_for_timeout(600)
     texts = (
