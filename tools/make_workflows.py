@@ -170,7 +170,7 @@ def block_strengths(models: Models) -> Graph:
     blocks = graph.add(
         "LoomBlocks",
         (860, 120),
-        (460, 1000),
+        (460, 420),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
         [
             ("lora_stack", "LORA_STACK", (stack, 2)),
@@ -200,7 +200,7 @@ def scheduled_style(models: Models) -> Graph:
     schedule = graph.add(
         "LoomSchedule",
         (860, 120),
-        (400, 760),
+        (400, 300),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
         [("lora_stack", "LORA_STACK", (stack, 2))],
         ["0.4@0,0.8@0.3", 1, "none", 20],

@@ -152,7 +152,7 @@ def _interference_node(graph: Graph, checkpoint: int, stack: tuple[int, int]) ->
     return graph.add(
         "LoomInterference",
         (860, 120),
-        (460, 900),
+        (460, 400),
         [("report", "STRING"), ("heat map", "IMAGE"), ("figures", "STRING")],
         [
             ("lora_stack", "LORA_STACK", stack),

@@ -15,7 +15,7 @@ def lora_switch(models: Models) -> Graph:
     schedule = graph.add(
         "LoomSchedule",
         (860, 120),
-        (400, 760),
+        (400, 340),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
         [("lora_stack", "LORA_STACK", (stack, 2))],
         ["", 0, "none", 20, "switch", 1],
