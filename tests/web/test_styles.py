@@ -19,3 +19,12 @@ def classes(sheets: tuple[str, ...]) -> set[str]:
 
 def test_rows_and_editors_style_no_class_in_common():
     assert classes(EDITORS) & classes(ROWS) <= SHARED
+
+
+def test_every_value_that_a_sheet_asks_for_is_given_somewhere():
+    sheets = "".join(path.read_text("utf-8") for path in sorted(WEB.glob("*.css")))
+    scripts = "".join(path.read_text("utf-8") for path in sorted(WEB.glob("*.js")))
+    asked = set(re.findall(r"var\((--loom-[a-z-]+)", sheets))
+    given = set(re.findall(r"(--loom-[a-z-]+):", sheets))
+    given |= set(re.findall(r'setProperty\("(--loom-[a-z-]+)"', scripts))
+    assert asked <= given
