@@ -170,7 +170,7 @@ def block_strengths(models: Models) -> Graph:
     blocks = graph.add(
         "LoomBlocks",
         (860, 120),
-        (360, 420),
+        (460, 420),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
         [
             ("lora_stack", "LORA_STACK", (stack, 2)),
@@ -179,8 +179,8 @@ def block_strengths(models: Models) -> Graph:
         ],
         ["IN*=0\nOUT*=0.9", 1, "auto", "none", 0],
     )
-    graph.add("PreviewImage", (860, 600), (360, 300), [], [("images", "IMAGE", (blocks, 2))])
-    apply = parts.apply(graph, checkpoint, (blocks, 0), left=1260)
+    graph.add("PreviewImage", (1360, 420), (300, 300), [], [("images", "IMAGE", (blocks, 2))])
+    apply = parts.apply(graph, checkpoint, (blocks, 0), left=1360)
     return parts.ending(
         graph,
         models,
@@ -188,7 +188,7 @@ def block_strengths(models: Models) -> Graph:
         models.both_prompt,
         "loom/block_strengths",
         "## Block strengths\nOne line a block or range. The chart shows what is left of each.",
-        left=1600,
+        left=1700,
     )
 
 
@@ -200,13 +200,13 @@ def scheduled_style(models: Models) -> Graph:
     schedule = graph.add(
         "LoomSchedule",
         (860, 120),
-        (360, 300),
+        (400, 300),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
         [("lora_stack", "LORA_STACK", (stack, 2))],
         ["0.4@0,0.8@0.3", 1, "none", 20, "sum", 1],
     )
-    graph.add("PreviewImage", (860, 480), (360, 300), [], [("images", "IMAGE", (schedule, 2))])
-    apply = parts.apply(graph, checkpoint, (schedule, 0), left=1260)
+    graph.add("PreviewImage", (1300, 420), (300, 300), [], [("images", "IMAGE", (schedule, 2))])
+    apply = parts.apply(graph, checkpoint, (schedule, 0), left=1300)
     return parts.ending(
         graph,
         models,
@@ -214,7 +214,7 @@ def scheduled_style(models: Models) -> Graph:
         models.both_prompt,
         "loom/scheduled_style",
         "## Strength over the steps\nThe style grows to 0.8 in the first third.",
-        left=1600,
+        left=1640,
     )
 
 

@@ -33,7 +33,7 @@ def block_effect_map(models: Models) -> Graph:
     sweep = _sweep_node(graph, checkpoint, (stack, 2), axes)
     loaded = (sweep, 0), (sweep, 1), (checkpoint, 2)
     sampler, decoded = parts.sampled(graph, models, loaded, models.both_prompt, 1240)
-    _sweep_grid_node(graph, decoded, sweep, 192, "loom/block_effect", 1960)
+    _sweep_grid_node(graph, decoded, sweep, 192, "loom/block_effect", 2160)
     chart = graph.add(
         "LoomBlockMap",
         (1240, 620),
@@ -66,10 +66,10 @@ def balance(models: Models) -> Graph:
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
     seen = _interference_node(graph, checkpoint, (stack, 2))
-    graph.add("PreviewImage", (860, 560), (360, 300), [], [("images", "IMAGE", (seen, 1))])
+    graph.add("PreviewImage", (1360, 1060), (360, 300), [], [("images", "IMAGE", (seen, 1))])
     balanced = _balance_node(graph, checkpoint, (stack, 2))
-    graph.add("PreviewImage", (1260, 560), (360, 300), [], [("images", "IMAGE", (balanced, 2))])
-    apply = parts.apply(graph, checkpoint, (balanced, 0), left=1660)
+    graph.add("PreviewImage", (1360, 720), (360, 300), [], [("images", "IMAGE", (balanced, 2))])
+    apply = parts.apply(graph, checkpoint, (balanced, 0), left=1760)
     return parts.ending(
         graph,
         models,
@@ -77,7 +77,7 @@ def balance(models: Models) -> Graph:
         models.both_prompt,
         "loom/balance",
         "## Style and character in balance\nThe heat maps say who writes into whose directions, before and after.",
-        left=2000,
+        left=2100,
     )
 
 
@@ -152,7 +152,7 @@ def _interference_node(graph: Graph, checkpoint: int, stack: tuple[int, int]) ->
     return graph.add(
         "LoomInterference",
         (860, 120),
-        (360, 400),
+        (460, 400),
         [("report", "STRING"), ("heat map", "IMAGE"), ("figures", "STRING")],
         [
             ("lora_stack", "LORA_STACK", stack),
@@ -169,7 +169,7 @@ def _interference_node(graph: Graph, checkpoint: int, stack: tuple[int, int]) ->
 def _balance_node(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
     return graph.add(
         "LoomBalance",
-        (1260, 120),
+        (1360, 120),
         (360, 400),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("before and after", "IMAGE")],
         [

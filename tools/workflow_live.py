@@ -15,13 +15,13 @@ def lora_switch(models: Models) -> Graph:
     schedule = graph.add(
         "LoomSchedule",
         (860, 120),
-        (360, 340),
+        (400, 340),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
         [("lora_stack", "LORA_STACK", (stack, 2))],
         ["", 0, "none", 20, "switch", 1],
     )
-    graph.add("PreviewImage", (860, 520), (360, 300), [], [("images", "IMAGE", (schedule, 2))])
-    apply = parts.apply(graph, checkpoint, (schedule, 0), left=1260)
+    graph.add("PreviewImage", (1300, 420), (300, 300), [], [("images", "IMAGE", (schedule, 2))])
+    apply = parts.apply(graph, checkpoint, (schedule, 0), left=1300)
     return parts.ending(
         graph,
         models,
@@ -29,7 +29,7 @@ def lora_switch(models: Models) -> Graph:
         models.both_prompt,
         "loom/lora_switch",
         "## LoRA Switch\nStyle and character take turns, a step each, so that neither disturbs the other's weights.",
-        left=1600,
+        left=1640,
     )
 
 

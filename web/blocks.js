@@ -6,10 +6,12 @@ import { withGroup, withValue, written } from "./blocks_edit.js";
 import { el, loadCss } from "./dom.js";
 import { beginStep, change, endStep, isLinked, mount, widgetOf } from "./mirror.js";
 import { sliderOf } from "./slider.js";
+import { t } from "./strings.js";
 
 const PROPERTY = "loom_blocks";
-const TITLES = { "": "outside the blocks", IN: "input", M: "middle", OUT: "output", D: "double", S: "single", J: "joint", B: "blocks", T: "transformer", L: "layers" };
-const TELL = "Left and right change it, up and down choose a block, Enter types a number, Delete sets it back to 1.";
+// What a group of blocks is called; keys of strings.js.
+const TITLES = { "": "outsideBlocks", IN: "inputBlocks", M: "middleBlock", OUT: "outputBlocks", D: "doubleBlocks", S: "singleBlocks", J: "jointBlocks", B: "plainBlocks", T: "transformerBlocks", L: "layers" };
+const titled = (group) => `${group}  ${group in TITLES ? t(TITLES[group]) : ""}`.trim();
 const WIDE = 460;
 
 // What the Python side tells before a run: families, layouts, presets.
@@ -39,12 +41,12 @@ class BlockEditor {
   constructor(node) {
     this.node = node;
     this.names = undefined;
-    this.family = el("select", { class: "loom-input loom-family", "aria-label": "Blocks of which model", on: { change: () => this.choose() } });
-    this.head = el("div", { class: "loom-row" }, this.family,
+    this.family = el("select", { class: "loom-input loom-family", "aria-label": t("whichModel"), on: { change: () => this.choose() } });
+    this.head = el("div", { class: "loom-tools" }, this.family,
       el("span", { class: "loom-spring" }),
-      el("button", { type: "button", class: "loom-button", text: "All 1", title: "Empty the text and set the preset to none", on: { click: () => change(node, { blocks: "", preset: "none" }) } }),
-      el("button", { type: "button", class: "loom-button", text: "All 0", title: "Switch all blocks off, to bring single ones back", on: { click: () => change(node, { blocks: "*=0", preset: "none" }) } }));
-    this.body = el("div", { class: "loom-blocks-body", role: "group", "aria-label": "Block strengths", "aria-description": TELL });
+      el("button", { type: "button", class: "loom-button", text: t("allOne"), title: t("allOneHelp"), on: { click: () => change(node, { blocks: "", preset: "none" }) } }),
+      el("button", { type: "button", class: "loom-button", text: t("allZero"), title: t("allZeroHelp"), on: { click: () => change(node, { blocks: "*=0", preset: "none" }) } }));
+    this.body = el("div", { class: "loom-blocks-body", role: "group", "aria-label": t("blockStrengths"), "aria-description": t("slidersHelp") });
     this.note = el("div", { class: "loom-note", role: "status" });
     this.content = el("div", { class: "loom-blocks" }, this.head, this.body, this.note);
     this.show = mount(node, "block sliders", "LOOM_BLOCK_EDITOR", this.content, { names: ["blocks", "preset"], show: () => this.draw(), wide: WIDE });
@@ -81,9 +83,9 @@ class BlockEditor {
         const all = this.control(selector, (text, value) => withGroup(text, selector, value, this.context));
         all.element.classList.add("loom-group-slider");
         this.groups.push({ selector, members, all });
-        this.body.append(el("div", { class: "loom-group" }, el("span", { class: "loom-group-name", text: `${group}  ${TITLES[group] ?? ""}` }), all.element), list);
+        this.body.append(el("div", { class: "loom-group" }, el("span", { class: "loom-group-name", text: titled(group) }), all.element), list);
       } else {
-        this.body.append(el("div", { class: "loom-group" }, el("span", { class: "loom-group-name", text: `${group}  ${TITLES[group] ?? ""}`.trim() })), list);
+        this.body.append(el("div", { class: "loom-group" }, el("span", { class: "loom-group-name", text: titled(group) })), list);
       }
     }
     this.tracks = [...this.body.querySelectorAll(".loom-track")];
@@ -119,7 +121,7 @@ class BlockEditor {
 
   families(names) {
     const options = Object.entries(known.families).map(([title, list]) => el("option", { value: list, text: title }));
-    if (!Object.values(known.families).includes(names)) options.unshift(el("option", { value: names, text: "blocks of the last run's model" }));
+    if (!Object.values(known.families).includes(names)) options.unshift(el("option", { value: names, text: t("lastRunsModel") }));
     this.family.replaceChildren(...options);
     this.family.value = names;
   }
@@ -137,20 +139,20 @@ class BlockEditor {
       const values = members.map((slider) => state.get(slider.name).value);
       const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
       const alike = values.every((value) => value === values[0]);
-      all.show({ value: alike ? values[0] : Number(written(mean)), text: alike ? written(values[0]) : "", title: alike ? `${selector}: ${written(values[0])}` : `${selector}: several values` });
-      all.field.placeholder = "mixed";
+      all.show({ value: alike ? values[0] : Number(written(mean)), text: alike ? written(values[0]) : "", title: alike ? `${selector}: ${written(values[0])}` : `${selector}: ${t("severalValues")}` });
+      all.field.placeholder = t("mixed");
     }
     for (const slider of this.controls.values()) slider.enable(!linked);
     this.content.classList.toggle("loom-linked", linked);
-    const said = linked ? ["The text comes by a link; the sliders show the one that is typed here."] : [];
-    if (unseen.length) said.push(`In the text, but on no slider here: ${unseen.slice(0, 6).join(", ").slice(0, 300)}${unseen.length > 6 ? ", ..." : ""}`);
+    const said = linked ? [t("slidersLinked")] : [];
+    if (unseen.length) said.push(t("onNoSlider", { names: `${unseen.slice(0, 6).join(", ").slice(0, 300)}${unseen.length > 6 ? ", ..." : ""}` }));
     this.note.textContent = said.join(" ");
   }
 
   drawOne(name, { value, part, drawn }, shares, most, run) {
     const share = shares.get(name) ?? 0;
-    const said = [`${name}: ${drawn ? "drawn anew" : written(value)}${part ? ", in part other" : ""}`];
-    if (run) said.push(share ? `${(100 * share).toPrecision(3)} % of the energy` : "no weights of the LoRA");
+    const said = [`${name}: ${drawn ? t("drawnAnew") : written(value)}${part ? `, ${t("partOther")}` : ""}`];
+    if (run) said.push(share ? t("energyShare", { percent: (100 * share).toPrecision(3) }) : t("noWeights"));
     this.controls.get(name).show({ value, text: `${drawn ? "?" : written(value)}${part ? "*" : ""}`, title: said.join("; "), muted: run && !share }, share / most);
   }
 

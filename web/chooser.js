@@ -46,8 +46,13 @@ export function openChooser(anchor, { current = "", query = "", chosen }) {
   const about = el("div", { class: "loom-about" }, large, el("bdi", { class: "loom-about-name" }), el("div", { class: "loom-dim" }));
   const content = el("div", { class: "loom-chooser" }, el("div", { class: "loom-bar" }, box, folders), el("div", { class: "loom-both" }, list, about), status);
   box.value = query;
-  const state = { entries: [], shown: [], active: 0, drawn: new Map() };
-  const close = openPanel(anchor, content, { label: t("chooseOne"), width: 560, className: "loom-chooser-panel" });
+  // top and high: what of the list is in sight. Asking the element at every key would lay the whole page out each time.
+  const state = { entries: [], shown: [], active: 0, drawn: new Map(), top: 0, high: 0 };
+  const sized = new ResizeObserver(() => {
+    state.high = list.clientHeight;
+    activate(state.active);
+  });
+  const close = openPanel(anchor, content, { label: t("chooseOne"), width: 560, className: "loom-chooser-panel", onClose: () => sized.disconnect() });
   box.focus({ preventScroll: true });
   box.select();
 
@@ -56,15 +61,19 @@ export function openChooser(anchor, { current = "", query = "", chosen }) {
     close();
     chosen(entry.name);
   };
+  const scrollTo = (top) => {
+    if (top !== state.top) list.scrollTop = top;
+    state.top = top;
+  };
   const activate = (place, scroll = true) => {
     state.active = Math.max(0, Math.min(state.shown.length - 1, place));
     const top = state.active * LINE;
-    if (scroll && top < list.scrollTop) list.scrollTop = top;
-    if (scroll && top + LINE > list.scrollTop + list.clientHeight) list.scrollTop = top + LINE - list.clientHeight;
+    if (scroll && top < state.top) scrollTo(top);
+    if (scroll && state.high && top + LINE > state.top + state.high) scrollTo(top + LINE - state.high);
     draw();
     preview();
   };
-  const draw = () => drawLines(state, { list, sizer, box, id, current, take, activate });
+  const draw = () => drawLines(state, { sizer, box, id, current, take, activate });
   let hover;
   const preview = () => {
     clearTimeout(hover);
@@ -73,7 +82,7 @@ export function openChooser(anchor, { current = "", query = "", chosen }) {
   const search = () => {
     state.shown = searched(state.entries, box.value, folders.value);
     sizer.style.height = `${state.shown.length * LINE}px`;
-    list.scrollTop = 0;
+    scrollTo(0);
     status.textContent = state.entries.length === 0 ? t("noLoras") : state.shown.length ? t("found", { n: state.shown.length }) : t("noMatch");
     const at = box.value ? 0 : state.shown.findIndex((entry) => entry.name === current);
     activate(Math.max(0, at));
@@ -83,9 +92,14 @@ export function openChooser(anchor, { current = "", query = "", chosen }) {
     search();
     box.focus({ preventScroll: true });
   });
-  list.addEventListener("scroll", draw, { passive: true });
+  const scrolled = () => {
+    state.top = list.scrollTop;
+    draw();
+  };
+  list.addEventListener("scroll", scrolled, { passive: true });
+  sized.observe(list);
   content.addEventListener("keydown", (raised) => {
-    const page = Math.max(1, Math.floor(list.clientHeight / LINE) - 1);
+    const page = Math.max(1, Math.floor(state.high / LINE) - 1);
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page }[raised.key];
     if (raised.target === folders) return;
     if (step !== undefined) activate(state.active + step);
@@ -117,9 +131,9 @@ function folderOptions(entries) {
 }
 
 // Draws the lines that are in sight; those that still are stay as they are.
-function drawLines(state, { list, sizer, box, id, current, take, activate }) {
-  const first = Math.max(0, Math.floor(list.scrollTop / LINE) - SPARE);
-  const last = Math.min(state.shown.length, Math.ceil((list.scrollTop + list.clientHeight) / LINE) + SPARE);
+function drawLines(state, { sizer, box, id, current, take, activate }) {
+  const first = Math.max(0, Math.floor(state.top / LINE) - SPARE);
+  const last = Math.min(state.shown.length, Math.ceil((state.top + state.high) / LINE) + SPARE);
   const wanted = new Map();
   for (let place = first; place < last; place += 1) wanted.set(state.shown[place].name, place);
   for (const [name, line] of state.drawn) {

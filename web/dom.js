@@ -116,7 +116,7 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
 function place(panel, at) {
   const [width, height] = [panel.offsetWidth, panel.offsetHeight];
   const below = at.bottom + 4 + height <= innerHeight - 8 || at.top < innerHeight - at.bottom;
-  const top = below ? Math.min(at.bottom + 4, innerHeight - 8 - height) : at.top - 4 - height;
+  const top = Math.min(below ? at.bottom + 4 : at.top - 4 - height, innerHeight - 8 - height);
   panel.style.left = `${Math.max(8, Math.min(at.left, innerWidth - 8 - width))}px`;
   panel.style.top = `${Math.max(8, top)}px`;
 }

@@ -4,6 +4,7 @@ import { el, iconButton, loadCss } from "./dom.js";
 import { mount } from "./mirror.js";
 import { showLarge, viewOf } from "./pictures.js";
 import { roving } from "./roving.js";
+import { t } from "./strings.js";
 
 const WIDE = 480;
 const [SMALLEST, LARGEST, FIRST] = [48, 320, 96];
@@ -18,10 +19,10 @@ class GridViewer {
     this.size = FIRST;
     this.batch = 0;
     this.title = el("div", { class: "loom-grid-title" });
-    this.batches = el("select", { class: "loom-input", "aria-label": "Picture of the batch", on: { change: () => this.choose(Number(this.batches.value)) } });
-    this.tools = el("div", { class: "loom-row" }, this.title, el("span", { class: "loom-spring" }), this.batches,
-      el("button", { type: "button", class: "loom-button", text: "\u2212", "aria-label": "Smaller pictures", title: "Smaller pictures", on: { click: () => this.resize(1 / 1.3) } }),
-      iconButton("plus", "Larger pictures", () => this.resize(1.3)));
+    this.batches = el("select", { class: "loom-input", "aria-label": t("batchPicture"), on: { change: () => this.choose(Number(this.batches.value)) } });
+    this.tools = el("div", { class: "loom-tools" }, this.title, el("span", { class: "loom-spring" }), this.batches,
+      el("button", { type: "button", class: "loom-button", text: "\u2212", "aria-label": t("smaller"), title: t("smaller"), on: { click: () => this.resize(1 / 1.3) } }),
+      iconButton("plus", t("larger"), () => this.resize(1.3)));
     this.table = el("div", { class: "loom-grid-scroll" });
     this.frame = el("div", { class: "loom-sweep", hidden: true }, this.tools, this.table);
     this.show = mount(node, "sweep pictures", "LOOM_GRID_VIEWER", el("div", {}, this.frame), { show: () => this.draw(), wide: WIDE, most: 620 });
@@ -51,10 +52,10 @@ class GridViewer {
     const [x, y] = [sweep?.x ?? { title: "", labels: [] }, sweep?.y ?? { title: "", labels: [""] }];
     const many = 1 + Math.max(0, ...grid.map((entry) => entry.batch ?? 0));
     this.batches.hidden = many < 2;
-    this.batches.replaceChildren(...Array.from({ length: many }, (_, number) => el("option", { value: number, text: `picture ${number + 1} of ${many}` })));
+    this.batches.replaceChildren(...Array.from({ length: many }, (_, number) => el("option", { value: number, text: t("pictureOf", { n: number + 1, all: many }) })));
     this.batches.value = String(this.batch);
     const told = [x.title, y.title].filter(Boolean).join(" \u00d7 ");
-    this.title.textContent = `${told}${typeof sweep?.seed === "number" ? `${told ? " \u00b7 " : ""}seed ${sweep.seed}` : ""}`;
+    this.title.textContent = `${told}${typeof sweep?.seed === "number" ? `${told ? " \u00b7 " : ""}${t("seedIs", { seed: sweep.seed })}` : ""}`;
     this.title.title = String(sweep?.prompt ?? sweep?.text ?? "");
     const entries = grid.filter((entry) => (entry.batch ?? 0) === this.batch);
     const [wide, tall] = [Math.max(1, x.labels.length, ...entries.map((entry) => entry.col + 1)), Math.max(1, y.labels.length, ...entries.map((entry) => entry.row + 1))];
@@ -69,7 +70,7 @@ class GridViewer {
       rows.push(cells);
       return el("tr", {}, tall > 1 || y.title ? el("th", { scope: "row", text: y.labels[row] ?? "" }) : null, cells.map((cell) => el("td", {}, cell)));
     });
-    const table = el("table", { class: "loom-sweep-table", "aria-label": told || "Pictures of the sweep" }, el("thead", {}, head), el("tbody", {}, body));
+    const table = el("table", { class: "loom-sweep-table", "aria-label": told || t("sweepPictures") }, el("thead", {}, head), el("tbody", {}, body));
     this.table.replaceChildren(table);
     this.resize(1);
     roving(table, rows, () => {});
@@ -77,13 +78,13 @@ class GridViewer {
 
   said(entry, x, y) {
     const part = (axis, label) => (axis.title || label ? `${axis.title || ""} ${label}`.trim() : "");
-    const words = [part(x, entry.x), part(y, entry.y), entry.reference ? "reference" : ""];
+    const words = [part(x, entry.x), part(y, entry.y), entry.reference ? t("reference") : ""];
     return words.filter(Boolean).join(", ");
   }
 
   picture(entry, large, number) {
     const { said } = large[number];
-    const button = el("button", { type: "button", class: `loom-cell${entry.reference ? " loom-reference" : ""}`, title: said, "aria-label": `${said}, larger`, on: { click: () => showLarge(button, large, number) } }, el("img", { src: viewOf(entry.file), alt: "", loading: "lazy", decoding: "async" }));
+    const button = el("button", { type: "button", class: `loom-cell${entry.reference ? " loom-reference" : ""}`, title: said, "aria-label": t("seenLarger", { said }), on: { click: () => showLarge(button, large, number) } }, el("img", { src: viewOf(entry.file), alt: "", loading: "lazy", decoding: "async" }));
     return button;
   }
 }

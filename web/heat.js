@@ -4,6 +4,7 @@ import { el, loadCss } from "./dom.js";
 import { FIGURES, columnsOf, wordsOf } from "./heat_values.js";
 import { mount } from "./mirror.js";
 import { roving } from "./roving.js";
+import { t } from "./strings.js";
 
 const WIDE = 440;
 
@@ -14,13 +15,13 @@ const runKey = (node) => `${node.graph?.id}:${node.id}`;
 class HeatMap {
   constructor(node) {
     this.node = node;
-    this.figure = el("select", { class: "loom-input", "aria-label": "Figure", on: { change: () => this.draw() } }, Object.entries(FIGURES).map(([name, { title }]) => el("option", { value: name, text: title })));
+    this.figure = el("select", { class: "loom-input", "aria-label": t("figure"), on: { change: () => this.draw() } }, Object.entries(FIGURES).map(([name, { title }]) => el("option", { value: name, text: t(title) })));
     this.copied = el("button", { type: "button", class: "loom-button", on: { click: () => this.copy() } });
     this.scale = el("div", { class: "loom-scale" });
     this.sentence = el("div", { class: "loom-sentence" });
     this.table = el("div", { class: "loom-heat-scroll" });
     this.words = el("div", { class: "loom-cell-words", role: "status", "aria-live": "polite" });
-    this.frame = el("div", { class: "loom-heat", hidden: true }, this.sentence, el("div", { class: "loom-row" }, this.figure, this.scale, el("span", { class: "loom-spring" }), this.copied), this.table, this.words);
+    this.frame = el("div", { class: "loom-heat", hidden: true }, this.sentence, el("div", { class: "loom-tools" }, this.figure, this.scale, el("span", { class: "loom-spring" }), this.copied), this.table, this.words);
     mount(node, "interference map", "LOOM_HEAT_MAP", el("div", {}, this.frame), { show: () => this.draw(), wide: WIDE, most: 640 });
   }
 
@@ -35,7 +36,7 @@ class HeatMap {
     if (!text) return;
     try {
       await navigator.clipboard.writeText(text);
-      this.words.textContent = `Copied: ${text}`;
+      this.words.textContent = t("copiedText", { text });
     } catch {
       this.words.textContent = text;
     }
@@ -50,20 +51,20 @@ class HeatMap {
     const advice = data.blocks_text;
     this.copied.hidden = !advice;
     if (advice) {
-      this.copied.textContent = "Copy for Loom Blocks";
-      this.copied.title = `${advice.text}, for row ${advice.row + 1}`;
+      this.copied.textContent = t("copyForBlocks");
+      this.copied.title = t("forRow", { text: advice.text, row: advice.row + 1 });
     }
-    this.scale.replaceChildren(el("span", { text: low }), el("span", { class: `loom-scale-bar loom-scale-${scale}` }), el("span", { text: high }));
+    this.scale.replaceChildren(el("span", { text: t(low) }), el("span", { class: `loom-scale-bar loom-scale-${scale}` }), el("span", { text: t(high) }));
     const columns = columnsOf(data, this.figure.value);
-    const head = el("tr", {}, el("th", { class: "loom-corner", text: "block" }), columns.map((column) => el("th", { scope: "col", title: column.words, text: column.title })));
+    const head = el("tr", {}, el("th", { class: "loom-corner", text: t("block") }), columns.map((column) => el("th", { scope: "col", title: column.words, text: column.title })));
     const rows = [];
     const line = (block, cellOf) => {
       const cells = columns.map((column) => this.cell(cellOf(column.pair), column, data, block));
       rows.push(cells);
-      return el("tr", { class: block === "all" ? "loom-whole" : "" }, el("th", { scope: "row", text: block }), cells);
+      return el("tr", { class: block === "all" ? "loom-whole" : "" }, el("th", { scope: "row", text: block === "all" ? t("wholeLora") : block }), cells);
     };
     const body = [line("all", (pair) => pair.whole), ...data.blocks.map((block, place) => line(block, (pair) => pair.cells[place]))];
-    const table = el("table", { class: "loom-heat-table", role: "grid", "aria-label": title }, el("thead", {}, head), el("tbody", {}, body));
+    const table = el("table", { class: "loom-heat-table", role: "grid", "aria-label": t(title) }, el("thead", {}, head), el("tbody", {}, body));
     this.table.replaceChildren(table);
     this.words.textContent = "";
     roving(table, rows, (row, column) => this.tell(rows[row][column]));

@@ -1,7 +1,7 @@
 // Keeps which files the LoRAs of a run were, by their hashes: of a Loom Loader in its own widget lora_lock, of a Loom
 // Stack as "locks" beside its rows, by name, so that a row that is given another name is not held to the old file.
 import { app } from "../../scripts/app.js";
-import { rowsText } from "./rows_model.js";
+import { ownsLock, rowsText } from "./rows_model.js";
 
 function nameIn(lock) {
   try {
@@ -34,10 +34,13 @@ function withLocks(text, found) {
   const ours = Array.isArray(rows) && rows.every((row) => typeof row?.lora === "string");
   if (!ours || (!Array.isArray(parsed) && Object.keys(parsed).some((key) => !["version", "rows", "locks"].includes(key)))) return text;
   const before = (Array.isArray(parsed) ? undefined : parsed.locks) ?? {};
-  const names = new Set(rows.filter((row) => !row.sha256 && !row.autov3).map((row) => row.lora.trim()));
+  const names = new Set(rows.filter((row) => !ownsLock(row)).map((row) => row.lora.trim()));
   const locks = Object.fromEntries(Object.entries(before).filter(([name]) => names.has(name)));
-  for (const { lora, sha256, autov3 } of found) {
-    if (names.has(lora)) locks[lora] ??= { sha256, autov3 };
+  for (const { lora, sha256, autov3, size } of found) {
+    if (!names.has(lora)) continue;
+    locks[lora] ??= { sha256, autov3 };
+    // A lock from before sizes were kept gets that of its file, never that of another.
+    if (size !== undefined && locks[lora].sha256 === sha256) locks[lora] = { ...locks[lora], size };
   }
   if (JSON.stringify(locks) === JSON.stringify(before)) return text;
   return rowsText(rows, locks, true);

@@ -27,7 +27,7 @@ export function marksOf(row, { locks, facts, told, failed }) {
 
 function missing(row, lock) {
   const hashed = Boolean(lock.sha256 || lock.autov3);
-  const ways = similarNames(row.lora).map((name) => ({ label: t("similar", { name }), fields: { lora: name, sha256: undefined, autov3: undefined } }));
+  const ways = similarNames(row.lora).map((name) => ({ label: t("similar", { name }), fields: { lora: name, sha256: undefined, autov3: undefined, size: undefined } }));
   ways.push({ label: t("chooseAnother"), choose: bareName(row.lora) });
   return { bad: !hashed, text: t(hashed ? "missingHashed" : "missing"), ways };
 }
@@ -38,7 +38,7 @@ function other(row) {
 
 // The old hashes go; the next run keeps those of the file that is there.
 function keepFile() {
-  return { label: t("keepFile"), dropLock: true, fields: { sha256: undefined, autov3: undefined, accept: undefined } };
+  return { label: t("keepFile"), dropLock: true, fields: { sha256: undefined, autov3: undefined, size: undefined, accept: undefined } };
 }
 
 // The same weights are the same LoRA, whatever became of the metadata.

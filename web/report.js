@@ -2,7 +2,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-const REPORTING = new Set(["LoomLoader", "LoomStack", "LoomApply", "LoomTags", "LoomBlocks", "LoomSchedule", "LoomMerge", "LoomResize", "LoomInspect", "LoomSave", "LoomDataset", "LoomTrain"]);
+const REPORTING = new Set(["LoomLoader", "LoomStack", "LoomApply", "LoomTags", "LoomBlocks", "LoomSchedule", "LoomMerge", "LoomResize", "LoomInspect", "LoomIndex", "LoomSave", "LoomDataset", "LoomTrain", "LoomSweep", "LoomBlockMap", "LoomInterference", "LoomBalance", "LoomExtract", "LoomRegion"]);
 const LINE_HEIGHT = 14;
 const MOST_LINES = 12;
 // The page keeps this much above and below a DOM widget.

@@ -2,7 +2,7 @@
 // they write the Python side reads. The rules are those of lora_core/stack/rows_json.py.
 
 export const ROLES = ["free", "style", "character", "detail"];
-const FIELDS = ["lora", "model", "clip", "on", "role", "blocks", "schedule", "words", "sha256", "autov3", "accept"];
+const FIELDS = ["lora", "model", "clip", "on", "role", "blocks", "schedule", "words", "sha256", "autov3", "size", "accept"];
 const HASHES = { sha256: /^(0x)?[0-9a-f]{64}$/i, autov3: /^(0x)?[0-9a-f]{12,64}$/i };
 export const MOST = 100;
 
@@ -53,7 +53,12 @@ function faultOfHashes(held) {
     const value = held[field] ?? "";
     if (typeof value !== "string" || (value !== "" && !digits.test(value.trim()))) return field;
   }
-  return null;
+  return held.size == null || (Number.isInteger(held.size) && held.size >= 0) ? null : "size";
+}
+
+// Whether a row says itself which file is meant, so that it needs no lock.
+export function ownsLock(row) {
+  return "sha256" in row || "autov3" in row || "size" in row;
 }
 
 function lines(items) {
@@ -62,7 +67,7 @@ function lines(items) {
 
 // The text of rows; locks of names that no row has any more are left out, unless `keepAll`.
 export function rowsText(rows, locks, keepAll = false) {
-  const names = new Set(rows.filter((row) => !row.sha256 && !row.autov3).map((row) => row.lora.trim()));
+  const names = new Set(rows.filter((row) => !ownsLock(row)).map((row) => row.lora.trim()));
   const held = Object.entries(locks)
     .filter(([name]) => keepAll || names.has(name))
     .map(([name, lock]) => `${JSON.stringify(name)}: ${JSON.stringify(lock)}`);
@@ -96,6 +101,6 @@ export function strengthOf(value, places = 4) {
 
 // The hashes that a row holds its file to: its own, or those of its lock.
 export function lockOf(row, locks) {
-  if (row.sha256 || row.autov3) return row;
+  if (ownsLock(row)) return row;
   return locks[row.lora.trim()] ?? {};
 }

@@ -4,35 +4,41 @@ import { el, iconButton, loadCss } from "./dom.js";
 import { beginStep, change, endStep, isLinked, mount, widgetOf } from "./mirror.js";
 import { drawPlot, plotOf } from "./schedule_plot.js";
 import { curveNames, plain, readSchedule, valueAt, writeSchedule } from "./schedule_text.js";
+import { t } from "./strings.js";
 
 const WIDE = 380;
 const CLOSEST = 0.01;
 const START = "0%@0,100%@1";
-const TELL = "Left and right move it in time, up and down change the strength, plus adds one, Delete takes it away.";
 
 let known = { presets: {} };
+
+// In words how the row shares the sampling with others, which the text alone can change.
+function sharing({ turn, every, composite }) {
+  if (turn) return t("inTurn", { ...turn, every });
+  return composite ? t("averaged", composite) : "";
+}
 
 class ScheduleEditor {
   constructor(node) {
     this.node = node;
     this.chosen = 0;
-    this.plot = plotOf({ grab: (number) => this.grab(number), drag: (at) => this.drag(at), drop: () => this.drop(), add: (at) => this.add(at), key: (raised, number) => this.key(raised, number), choose: (number) => this.choose(number) }, TELL);
-    const preset = el("select", { class: "loom-input", "aria-label": "Begin with a preset", on: { change: () => this.begin(preset.value) } }, el("option", { value: "", text: "Preset..." }));
+    this.plot = plotOf({ grab: (number) => this.grab(number), drag: (at) => this.drag(at), drop: () => this.drop(), add: (at) => this.add(at), key: (raised, number) => this.key(raised, number), choose: (number) => this.choose(number) }, t("keyframesHelp"));
+    const preset = el("select", { class: "loom-input", "aria-label": t("beginPreset"), on: { change: () => this.begin(preset.value) } }, el("option", { value: "", text: t("presetList") }));
     this.preset = preset;
-    this.curve = el("select", { class: "loom-input", "aria-label": "Between keyframes", on: { change: () => this.edit((schedule) => ({ ...schedule, curve: this.curve.value })) } }, curveNames.map((name) => el("option", { value: name, text: name })));
-    this.value = this.number("Strength of the chosen keyframe", (typed) => this.move({ value: typed / (this.frame?.relative ? 100 : 1) }));
-    this.position = this.number("Position of the chosen keyframe", (typed) => this.move({ position: typed }));
+    this.curve = el("select", { class: "loom-input", "aria-label": t("betweenFrames"), on: { change: () => this.edit((schedule) => ({ ...schedule, curve: this.curve.value })) } }, curveNames.map((name) => el("option", { value: name, text: name })));
+    this.value = this.number(t("frameStrength"), (typed) => this.move({ value: typed / (this.frame?.relative ? 100 : 1) }));
+    this.position = this.number(t("framePosition"), (typed) => this.move({ position: typed }));
     this.unit = el("button", { type: "button", class: "loom-button loom-unit", on: { click: () => this.turnUnit() } });
-    this.start = this.number("Acts from here on", (typed) => this.edit((schedule) => ({ ...schedule, start: typed })), null);
-    this.stop = this.number("Acts up to here", (typed) => this.edit((schedule) => ({ ...schedule, stop: typed })), null);
-    this.addButton = iconButton("plus", "Add a keyframe", () => this.add());
-    this.removeButton = iconButton("trash", "Take the chosen keyframe away", () => this.remove());
+    this.start = this.number(t("actsFrom"), (typed) => this.edit((schedule) => ({ ...schedule, start: typed })), null);
+    this.stop = this.number(t("actsTo"), (typed) => this.edit((schedule) => ({ ...schedule, stop: typed })), null);
+    this.addButton = iconButton("plus", t("addFrame"), () => this.add());
+    this.removeButton = iconButton("trash", t("removeFrame"), () => this.remove());
     this.note = el("div", { class: "loom-note", role: "status" });
-    const field = (text, ...inputs) => el("label", { class: "loom-field" }, el("span", { text }), ...inputs);
+    const field = (text, ...inputs) => el("label", { class: "loom-labelled" }, el("span", { text }), ...inputs);
     this.content = el("div", { class: "loom-schedule" },
-      el("div", { class: "loom-row" }, preset, this.curve, el("span", { class: "loom-spring" }), this.addButton, this.removeButton),
+      el("div", { class: "loom-tools" }, preset, this.curve, el("span", { class: "loom-spring" }), this.addButton, this.removeButton),
       this.plot.element,
-      el("div", { class: "loom-row" }, field("keyframe", this.value), this.unit, field("at", this.position), el("span", { class: "loom-spring" }), field("on from", this.start), field("to", this.stop)),
+      el("div", { class: "loom-tools" }, field(t("keyframe"), this.value), this.unit, field(t("at"), this.position), el("span", { class: "loom-spring" }), field(t("onFrom"), this.start), field(t("to"), this.stop)),
       this.note);
     this.show = mount(node, "schedule curve", "LOOM_SCHEDULE_EDITOR", this.content, { names: ["schedule", "preset_curve", "steps"], show: () => this.draw(), wide: WIDE });
   }
@@ -179,21 +185,21 @@ class ScheduleEditor {
     this.chosen = Math.min(this.chosen, Math.max(0, (read?.frames.length ?? 0) - 1));
     const presets = Object.entries(known.presets);
     if (this.preset.options.length !== presets.length + 1) {
-      this.preset.replaceChildren(el("option", { value: "", text: "Preset..." }), ...presets.map(([title, text]) => el("option", { value: text, text: title })));
+      this.preset.replaceChildren(el("option", { value: "", text: t("presetList") }), ...presets.map(([title, text]) => el("option", { value: text, text: title })));
     }
     drawPlot(this.plot, read ?? readSchedule(""), this.steps, this.chosen, linked);
     const frame = this.frame;
     this.curve.value = read?.curve ?? "linear";
     this.value.value = frame ? plain(frame.value * (frame.relative ? 100 : 1)) : "";
-    this.unit.textContent = frame?.relative ? "% of the row's" : "strength";
-    this.unit.title = frame?.relative ? "Shares of the row's own strength; press for strengths" : "Strengths; press for shares of the row's own";
+    this.unit.textContent = frame?.relative ? t("unitShare") : t("unitStrength");
+    this.unit.title = frame?.relative ? t("unitShareHelp") : t("unitStrengthHelp");
     this.position.value = frame ? plain(frame.position) : "";
     this.start.value = read && read.start !== null ? plain(read.start) : "";
     this.stop.value = read && read.stop !== null ? plain(read.stop) : "";
     for (const input of [this.value, this.position, this.unit, this.removeButton]) input.disabled = linked || !frame;
     for (const input of [this.preset, this.curve, this.start, this.stop, this.addButton]) input.disabled = linked || !read;
     this.content.classList.toggle("loom-linked", linked);
-    this.note.textContent = linked ? "The text comes by a link; the curve shows the one that is typed here." : read ? "" : "This text is no schedule; a run says what is wrong with it.";
+    this.note.textContent = linked ? t("curveLinked") : read ? sharing(read) : t("noSchedule");
   }
 }
 

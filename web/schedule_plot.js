@@ -1,6 +1,7 @@
 // The picture of a schedule: axes, the curve, a dot a step, and keyframes to take hold of.
 import { el } from "./dom.js";
 import { firstStep, plain, strengthAt, valueAt } from "./schedule_text.js";
+import { t } from "./strings.js";
 import { pathOf, svg, ticks } from "./svg.js";
 
 const [WIDTH, HEIGHT] = [360, 150];
@@ -10,7 +11,7 @@ const FINE = 0.01;
 
 // on: {grab(number), drag({position, value}), drop(), add({position, value}), key(event, number), choose(number)}.
 export function plotOf(on, tell) {
-  const root = svg("svg", { class: "loom-plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": "Strength over the steps", "aria-description": tell });
+  const root = svg("svg", { class: "loom-plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": t("overSteps"), "aria-description": tell });
   const plot = { element: el("div", { class: "loom-plot-frame" }, root), root, on, handles: [], low: 0, high: 1.5, right: 1, held: undefined };
   const at = (raised) => {
     const box = root.getBoundingClientRect();
@@ -75,8 +76,9 @@ export function drawPlot(plot, schedule, steps, chosen, locked) {
   while (plot.handles.length < schedule.frames.length) plot.handles.push(svg("circle", { role: "slider" }));
   schedule.frames.forEach((frame, number) => {
     const handle = plot.handles[number];
-    const said = `${plain(frame.value * (frame.relative ? 100 : 1))}${frame.relative ? " %" : ""} at ${schedule.inSteps ? `step ${plain(frame.position)}` : `${plain(frame.position * 100)} % of the steps`}`;
-    const attrs = { class: `loom-keyframe${number === chosen ? " loom-chosen" : ""}`, cx: x(frame.position), cy: y(frame.value), r: number === chosen ? 6 : 5, tabindex: locked ? -1 : 0, "aria-label": `Keyframe ${number + 1} of ${schedule.frames.length}`, "aria-valuenow": frame.value, "aria-valuemin": plot.low, "aria-valuemax": plot.high, "aria-valuetext": said };
+    const strength = `${plain(frame.value * (frame.relative ? 100 : 1))}${frame.relative ? " %" : ""}`;
+    const said = schedule.inSteps ? t("frameAtStep", { strength, step: plain(frame.position) }) : t("frameAtShare", { strength, percent: plain(frame.position * 100) });
+    const attrs = { class: `loom-keyframe${number === chosen ? " loom-chosen" : ""}`, cx: x(frame.position), cy: y(frame.value), r: number === chosen ? 6 : 5, tabindex: locked ? -1 : 0, "aria-label": t("frameOf", { n: number + 1, all: schedule.frames.length }), "aria-valuenow": frame.value, "aria-valuemin": plot.low, "aria-valuemax": plot.high, "aria-valuetext": said };
     for (const [name, value] of Object.entries(attrs)) handle.setAttribute(name, String(value));
     handle.replaceChildren(svg("title", { text: said }));
   });
@@ -90,7 +92,7 @@ function grid(plot, x, y, steps) {
     svg("path", { class: value === 0 ? "loom-axis" : "loom-grid", d: `M${BOX.left} ${y(value)}H${BOX.right}` }),
     svg("text", { class: "loom-tick", x: BOX.left - 4, y: y(value) + 3, "text-anchor": "end", text: plain(value, 2) })));
   const stops = plot.inSteps ? ticks(0, plot.right, 5).filter(Number.isInteger) : [0, 0.25, 0.5, 0.75, 1];
-  const marks = stops.map((at) => svg("text", { class: "loom-tick", x: x(at), y: BOX.bottom + 13, "text-anchor": at ? (at === plot.right ? "end" : "middle") : "start", text: plot.inSteps ? (at ? String(at) : "step 0") : `${at * 100} %` }));
+  const marks = stops.map((at) => svg("text", { class: "loom-tick", x: x(at), y: BOX.bottom + 13, "text-anchor": at ? (at === plot.right ? "end" : "middle") : "start", text: plot.inSteps ? (at ? String(at) : t("stepZero")) : `${at * 100} %` }));
   return [...lines, ...marks];
 }
 
@@ -112,7 +114,7 @@ function curve(plot, schedule, steps, x, y) {
   const to = schedule.stop === null ? plot.right : (firstStep(schedule.stop, steps) / steps) * unit;
   const shade = (left, right) => {
     const [low, high] = [Math.min(left, plot.right), Math.min(right, plot.right)];
-    if (high > low) off.push(svg("rect", { class: "loom-off", x: x(low), y: BOX.top, width: x(high) - x(low), height: BOX.bottom - BOX.top }));
+    if (high > low) off.push(svg("rect", { class: "loom-shut", x: x(low), y: BOX.top, width: x(high) - x(low), height: BOX.bottom - BOX.top }));
   };
   shade(0, from);
   shade(Math.max(from, to), plot.right);

@@ -2,6 +2,8 @@
 
 const NUMBER = String.raw`(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?`;
 const FRAME = new RegExp(`^\\s*([+-]?${NUMBER})\\s*(%?)\\s*(?:@\\s*(${NUMBER})\\s*)?$`);
+const TURN = /^([1-9]\d{0,3})\s*\/\s*([1-9]\d{0,3})$/;
+const EVERY = /^\d{1,20}$/;
 const SPAN = new RegExp(`^(${NUMBER})\\s*-\\s*(${NUMBER})$`);
 
 const CURVES = {
@@ -28,8 +30,22 @@ function position(text) {
   return Number.isFinite(value) && value >= 0 ? value : undefined;
 }
 
-// {frames, curve, inSteps, start, stop} of a text; undefined where the Python side would not read it. An empty text has
-// no frames: the row's own strength everywhere.
+// {number, count} of "2/3"; null where nothing is said, undefined where it is no turn.
+function turnOf(text) {
+  if (text === undefined) return null;
+  const match = text.match(TURN);
+  const [number, count] = [Number(match?.[1]), Number(match?.[2])];
+  return match && number <= count ? { number, count } : undefined;
+}
+
+function everyOf(text, turn) {
+  if (text === undefined) return 1;
+  const value = EVERY.test(text) ? Number(text) : 0;
+  return turn && value > 0 && value < 10000 ? value : undefined;
+}
+
+// {frames, curve, inSteps, start, stop, turn, every, composite} of a text; undefined where the Python side would not read
+// it. An empty text has no frames: the row's own strength everywhere.
 export function readSchedule(text) {
   const parts = text.split(":").map((part) => part.trim()).filter(Boolean);
   const lists = parts.filter((part) => !part.includes("="));
@@ -39,14 +55,17 @@ export function readSchedule(text) {
     const [name, value] = [part.slice(0, place).trim().toLowerCase(), part.slice(place + 1).trim().toLowerCase()];
     const span = name === "step" ? value.match(SPAN) : null;
     if (span) Object.assign(keywords, { start: span[1], stop: span[2] });
-    else if (["start", "stop", "curve"].includes(name)) keywords[name] = value;
+    else if (["start", "stop", "curve", "turn", "every", "composite"].includes(name)) keywords[name] = value;
     else return undefined;
   }
   const frames = lists.length ? framesOf(lists[0]) : [];
   const curve = keywords.curve ?? "linear";
   const [start, stop] = [keywords.start, keywords.stop].map((said) => (said === undefined ? null : position(said)));
-  if (lists.length > 1 || !frames || !(curve in CURVES) || start === undefined || stop === undefined) return undefined;
-  return { frames, curve, inSteps: frames.some((frame) => frame.position > 1), start, stop };
+  const [turn, composite] = [turnOf(keywords.turn), turnOf(keywords.composite)];
+  const every = everyOf(keywords.every, turn);
+  const read = { frames, curve, inSteps: frames?.some((frame) => frame.position > 1), start, stop, turn, every, composite };
+  const unread = Object.values(read).includes(undefined) || lists.length > 1 || !curveNames.includes(curve);
+  return unread || (turn && composite) ? undefined : read;
 }
 
 // A number as the Python side reads it: no exponent, `places` decimals at most.
@@ -55,12 +74,15 @@ export function plain(value, places = 3) {
   return text === "-0" ? "0" : text;
 }
 
-export function writeSchedule({ frames, curve, start, stop }) {
+export function writeSchedule({ frames, curve, start, stop, turn, every, composite }) {
   const said = frames.map(({ value, position: at, relative }) => `${relative ? `${plain(value * 100, 1)}%` : plain(value)}@${plain(at)}`).join(",");
   const parts = [said];
   if (start !== null) parts.push(`start=${plain(start)}`);
   if (stop !== null) parts.push(`stop=${plain(stop)}`);
   if (curve !== "linear" && frames.length) parts.push(`curve=${curve}`);
+  if (turn) parts.push(`turn=${turn.number}/${turn.count}`);
+  if (every > 1) parts.push(`every=${every}`);
+  if (composite) parts.push(`composite=${composite.number}/${composite.count}`);
   return parts.filter(Boolean).join(":");
 }
 
@@ -71,6 +93,7 @@ export const firstStep = (at, steps) => (at < 1 ? Math.ceil(at * steps - 1e-9) :
 export function strengthAt(schedule, own, step, steps) {
   if (schedule.start !== null && step < firstStep(schedule.start, steps)) return 0;
   if (schedule.stop !== null && step >= firstStep(schedule.stop, steps)) return 0;
+  if (schedule.turn && Math.floor(Math.floor(step) / schedule.every) % schedule.turn.count !== schedule.turn.number - 1) return 0;
   return valueAt(schedule, own, schedule.inSteps ? step : step / Math.max(steps, 1));
 }
 

@@ -1,5 +1,6 @@
 // A slider with its number: dragged, moved by keys, typed. It reports values and shows what it is told.
 import { el } from "./dom.js";
+import { t } from "./strings.js";
 
 const [LOW, HIGH] = [0, 2];
 const [COARSE, FINE] = [0.05, 0.01];
@@ -14,10 +15,10 @@ export function sliderOf(name, on) {
   const energy = el("div", { class: "loom-energy" });
   const left = el("div", { class: "loom-energy-left" });
   const fill = el("div", { class: "loom-fill" });
-  const thumb = el("div", { class: "loom-thumb" });
+  const thumb = el("div", { class: "loom-knob" });
   const attrs = { class: "loom-track", role: "slider", tabindex: "-1", "aria-label": name, "aria-valuemin": LOW, "aria-valuemax": HIGH };
   const track = el("div", attrs, energy, left, fill, thumb);
-  const field = el("input", { class: "loom-number", type: "text", inputmode: "decimal", tabindex: "-1", "aria-label": `${name}, number`, spellcheck: "false", autocomplete: "off" });
+  const field = el("input", { class: "loom-slider-number", type: "text", inputmode: "decimal", tabindex: "-1", "aria-label": t("numberOf", { name }), spellcheck: "false", autocomplete: "off" });
   const element = el("div", { class: "loom-slider" }, el("span", { class: "loom-slider-name", text: name, title: name }), track, field);
   let value = 1;
 

@@ -124,7 +124,7 @@ function read(editor, text) {
 function choose(editor, place, lora) {
   if (place === undefined) editor.insert([{ lora, model: 1 }]);
   // What was chosen for the other file does not fit this one.
-  else editor.change(place, { lora, words: undefined, sha256: undefined, autov3: undefined, accept: undefined });
+  else editor.change(place, { lora, words: undefined, sha256: undefined, autov3: undefined, size: undefined, accept: undefined });
   editor.state.views[place ?? editor.state.rows.length - 1]?.name.focus({ preventScroll: true });
 }
 

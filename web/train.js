@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 import { el, loadCss } from "./dom.js";
 import { mount, widgetOf } from "./mirror.js";
 import { showLarge, viewOf } from "./pictures.js";
+import { t } from "./strings.js";
 import { lossChart, short } from "./train_chart.js";
 
 const FETCH_EVERY = 2000;
@@ -32,21 +33,21 @@ function timeLeft(seconds) {
   if (typeof seconds !== "number") return "";
   const whole = Math.max(0, Math.round(seconds));
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor((whole % 3600) / 60)];
-  return hours ? `${hours} h ${minutes} min left` : minutes ? `${minutes} min ${whole % 60} s left` : `${whole} s left`;
+  return hours ? t("hoursLeft", { hours, minutes }) : minutes ? t("minutesLeft", { minutes, seconds: whole % 60 }) : t("secondsLeft", { seconds: whole });
 }
 
 class TrainPanel {
   constructor(node) {
     this.node = node;
-    this.bar = el("div", { class: "loom-bar-done" });
-    this.progress = el("div", { class: "loom-bar", role: "progressbar", "aria-label": "Training", "aria-valuemin": 0 }, this.bar);
+    this.bar = el("div", { class: "loom-progress-done" });
+    this.progress = el("div", { class: "loom-progress", role: "progressbar", "aria-label": t("training"), "aria-valuemin": 0 }, this.bar);
     this.said = el("div", { class: "loom-train-said", role: "status" });
-    this.stop = el("button", { type: "button", class: "loom-button loom-stop", text: "Stop and keep", title: "End after this step and give the LoRA so far to the rest of the graph", on: { click: () => this.askToStop() } });
+    this.stop = el("button", { type: "button", class: "loom-button loom-stop", text: t("stopAndKeep"), title: t("stopAndKeepHelp"), on: { click: () => this.askToStop() } });
     this.chart = lossChart();
-    this.legend = el("div", { class: "loom-legend" }, el("span", { class: "loom-key-loss", text: "loss, running mean" }), el("span", { class: "loom-key-validation", text: "held-out pictures" }));
-    this.samples = el("div", { class: "loom-samples", role: "list", "aria-label": "Sample pictures" });
+    this.legend = el("div", { class: "loom-legend" }, el("span", { class: "loom-key-loss", text: t("lossMean") }), el("span", { class: "loom-key-validation", text: t("heldOutPictures") }));
+    this.samples = el("div", { class: "loom-samples", role: "list", "aria-label": t("samples") });
     this.note = el("div", { class: "loom-hint" });
-    this.frame = el("div", { class: "loom-train", hidden: true }, el("div", { class: "loom-row" }, this.said, el("span", { class: "loom-spring" }), this.stop), this.progress, this.chart.element, this.legend, this.samples, this.note);
+    this.frame = el("div", { class: "loom-train", hidden: true }, el("div", { class: "loom-tools" }, this.said, el("span", { class: "loom-spring" }), this.stop), this.progress, this.chart.element, this.legend, this.samples, this.note);
     this.content = el("div", {}, this.frame);
     this.show = mount(node, "training", "LOOM_TRAIN_PANEL", this.content, { names: ["resume"], show: () => this.draw(), wide: WIDE, most: 640 });
     panels.add(this);
@@ -97,21 +98,21 @@ class TrainPanel {
       const answer = await api.fetchApi("/loom/stop", { method: "POST", body, headers: { "Content-Type": "application/json" } });
       const { stopping } = answer.ok ? await answer.json() : {};
       if (this.curve) this.curve.stopping = Boolean(stopping);
-      if (!stopping && this.curve) this.curve.note = "No training of this node is running.";
+      if (!stopping && this.curve) this.curve.note = t("notTraining");
     } catch {
-      if (this.curve) this.curve.note = "ComfyUI did not answer; try again.";
+      if (this.curve) this.curve.note = t("noAnswer");
     }
     this.draw();
   }
 
   hint(curve) {
     const said = typeof curve.note === "string" && curve.note ? [curve.note] : [];
-    if (curve.running && curve.stopping) said.unshift("Stopping after this step; the LoRA so far is kept.");
+    if (curve.running && curve.stopping) said.unshift(t("stopping"));
     if (!curve.running && curve.stopping) {
-      said.unshift(`Stopped at step ${curve.step} of ${curve.steps}; the LoRA of that step was kept.`);
+      said.unshift(t("stoppedAt", curve));
     } else if (!curve.running && curve.step < curve.steps) {
       const goes = widgetOf(this.node, "resume")?.value !== false;
-      said.unshift(goes ? `Ended at step ${curve.step} of ${curve.steps}. Run the same graph again to go on from the last saved state.` : `Ended at step ${curve.step} of ${curve.steps}. resume is off: the next run begins anew.`);
+      said.unshift(t(goes ? "endedGoesOn" : "endedAnew", curve));
     }
     return said.join(" ").slice(0, 600);
   }
@@ -122,7 +123,7 @@ class TrainPanel {
     if (!curve) return;
     const { step = 0, steps = 0 } = curve;
     const [loss, held] = [curve.loss.at(-1), curve.validation.at(-1)];
-    const parts = [`step ${step} of ${steps}`, curve.running ? timeLeft(curve.seconds_left) : step >= steps ? "done" : "ended", loss ? `loss ${short(loss[1])}` : "", held ? `held-out ${short(held[1])}` : ""];
+    const parts = [t("stepOf", { step, steps }), curve.running ? timeLeft(curve.seconds_left) : t(step >= steps ? "done" : "ended"), loss ? t("lossIs", { loss: short(loss[1]) }) : "", held ? t("heldOutIs", { loss: short(held[1]) }) : ""];
     this.said.textContent = parts.filter(Boolean).join(" \u00b7 ");
     this.bar.style.width = `${steps ? Math.min(100, (100 * step) / steps) : 0}%`;
     this.progress.setAttribute("aria-valuemax", String(steps));
@@ -136,14 +137,14 @@ class TrainPanel {
   }
 
   drawSamples(samples) {
-    const pictures = samples.map((sample) => ({ file: sample, said: sample.step ? `step ${sample.step}` : "without the LoRA" }));
+    const pictures = samples.map((sample) => ({ file: sample, said: sample.step ? t("atStep", { step: sample.step }) : t("withoutLora") }));
     // Pictures that already stand there stay, so that nothing flickers.
     while (this.samples.children.length > pictures.length) this.samples.lastChild.remove();
     pictures.forEach(({ file, said }, number) => {
       const address = viewOf(file);
       const old = this.samples.children[number];
       if (old?.dataset.address === address) return;
-      const picture = el("button", { type: "button", class: "loom-sample", "aria-label": `Sample at ${said}, larger`, on: { click: () => showLarge(picture, this.shown, number) } }, el("img", { src: address, alt: "", loading: "lazy" }), el("span", { text: said }));
+      const picture = el("button", { type: "button", class: "loom-sample", "aria-label": t("sampleLarger", { said }), on: { click: () => showLarge(picture, this.shown, number) } }, el("img", { src: address, alt: "", loading: "lazy" }), el("span", { text: said }));
       const item = el("div", { role: "listitem", dataset: { address } }, picture);
       if (old) old.replaceWith(item);
       else this.samples.append(item);

@@ -1,5 +1,6 @@
 // The loss of a training over its steps, with the validation loss; values of the nearest point under the pointer.
 import { el } from "./dom.js";
+import { t } from "./strings.js";
 import { pathOf, svg, ticks } from "./svg.js";
 
 const [WIDTH, HEIGHT] = [400, 150];
@@ -36,13 +37,13 @@ export function lossChart() {
     const lines = ticks(low, high, 4).map((value) => svg("g", {},
       svg("path", { class: "loom-grid", d: `M${BOX.left} ${y(value)}H${BOX.right}` }),
       svg("text", { class: "loom-tick", x: BOX.left - 4, y: y(value) + 3, "text-anchor": "end", text: short(value) })));
-    const marks = ticks(0, end, 5).filter((step) => Number.isInteger(step)).map((step) => svg("text", { class: "loom-tick", x: x(step), y: BOX.bottom + 13, "text-anchor": step ? (x(step) > BOX.right - 12 ? "end" : "middle") : "start", text: step ? String(step) : "step 0" }));
+    const marks = ticks(0, end, 5).filter((step) => Number.isInteger(step)).map((step) => svg("text", { class: "loom-tick", x: x(step), y: BOX.bottom + 13, "text-anchor": step ? (x(step) > BOX.right - 12 ? "end" : "middle") : "start", text: step ? String(step) : t("stepZero") }));
     const line = (points, name) => (points.length > 1 ? svg("path", { class: name, d: pathOf(points.map(([step, value]) => [x(step), y(value)])) }) : null);
     const dots = validation.map(([step, value]) => svg("circle", { class: "loom-validation-dot", cx: x(step), cy: y(value), r: 2.6 }));
     root.replaceChildren(...[...lines, ...marks, line(loss, "loom-loss"), line(validation, "loom-validation"), ...dots, cursor].filter(Boolean));
     const last = loss.at(-1);
     const held = validation.at(-1);
-    root.setAttribute("aria-label", `Loss over ${steps} steps${last ? `, ${short(last[1])} at step ${last[0]}` : ""}${held ? `, on held-out pictures ${short(held[1])} at step ${held[0]}` : ""}`);
+    root.setAttribute("aria-label", [t("lossOver", { steps }), last ? t("lossAt", { step: last[0], loss: short(last[1]) }) : "", held ? t("heldOutAt", { step: held[0], loss: short(held[1]) }) : ""].filter(Boolean).join("; "));
   }
 
   root.addEventListener("pointermove", (raised) => {
@@ -51,7 +52,7 @@ export function lossChart() {
     const [at, held] = [nearest(curve.loss ?? [], step), nearest(curve.validation ?? [], step)];
     if (!at) return;
     cursor.setAttribute("d", `M${x(at[0])} ${BOX.top}V${BOX.bottom}`);
-    told.textContent = `step ${at[0]}: loss ${short(at[1])}${held ? `; held-out ${short(held[1])} at step ${held[0]}` : ""}`;
+    told.textContent = [t("lossAt", { step: at[0], loss: short(at[1]) }), held ? t("heldOutAt", { step: held[0], loss: short(held[1]) }) : ""].filter(Boolean).join("; ");
   });
   root.addEventListener("pointerleave", () => {
     cursor.removeAttribute("d");

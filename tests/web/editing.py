@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page
 from test_page import load, workflow
 
-SETTLE = 600  # ms within which an editor shows what its text says
+SETTLE = 500  # ms within which an editor shows what its text says
 
 
 def node(kind: str) -> str:
@@ -26,7 +26,7 @@ def open_on(page: Page, graph: dict | str, kind: str, scale: float = 1.0) -> Non
 def open_prompt(page: Page, prompt: dict, kind: str) -> None:
     """The same with a graph as one would send it."""
     page.evaluate("prompt => window.app.loadApiJson(prompt, 'prompt')", prompt)
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(SETTLE)
     show(page, kind)
 
 

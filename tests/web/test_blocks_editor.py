@@ -99,6 +99,7 @@ def track(page, name: str):
     return page.locator(f".loom-track[aria-label='{name}']")
 
 
+@pytest.mark.every_page
 def test_dragged_typed_and_moved_by_keys_it_sends_what_typing_the_text_sends(
     page, client, save_screenshot
 ):
@@ -206,12 +207,16 @@ def test_text_that_comes_by_a_link_locks_the_sliders(page):
     assert page.locator(".loom-note", has_text="by a link").count() == 1
 
 
+@pytest.mark.every_page
 def test_a_copy_has_sliders_of_its_own_and_works_inside_a_subgraph(page):
     open_on(page, WORKFLOW, KIND)
     set_value(page, KIND, "blocks", "IN04=0.5")
     page.evaluate(
         f"() => {{ const view = window.app.canvas, one = {node(KIND)};"
-        " view.selectItems([one]); view.copyToClipboard([one]); view.pasteFromClipboard(); }"
+        " view.selectItems([one]); view.copyToClipboard([one]); view.pasteFromClipboard();"
+        " const copy = window.app.graph.nodes.at(-1);"
+        # A widget out of sight takes no focus, and a paste lands where the pointer last was.
+        " copy.pos = [one.pos[0] + one.size[0] + 40, one.pos[1]]; view.setDirty(true, true); }"
     )
     page.wait_for_timeout(600)
     texts = (

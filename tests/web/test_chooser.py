@@ -61,6 +61,7 @@ def harmed(page) -> bool:
     return page.evaluate("() => window.loomHarmed !== undefined")
 
 
+@pytest.mark.every_page
 def test_typing_among_thousands_draws_only_what_is_seen(many_page, drawing, save_screenshot):
     page = many_page
     open_rows(page, [{"lora": STYLE, "model": 0.01 * n} for n in range(ROWS)])

@@ -103,6 +103,7 @@ def test_a_run_of_the_stack_keeps_the_hashes_of_its_rows_by_name(page, client):
     assert after["rows"] == before["rows"]
     assert set(after["locks"]) == {STYLE, CHARACTER}
     assert all(len(lock["sha256"]) == 64 for lock in after["locks"].values())
+    assert all(lock["size"] > 10_000 for lock in after["locks"].values())
     run(page, client)
     assert rows_of(page) == after
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from test_page import load, press_run, workflow
 
 WORKFLOW = "style_and_character"
 
 
+@pytest.mark.every_page
 def test_the_stack_says_under_itself_what_matched(page, client, save_screenshot):
     load(page, workflow(WORKFLOW))
     before = page.evaluate("async () => (await window.app.graphToPrompt()).output")

@@ -42,6 +42,7 @@ def picture(page, client) -> Image.Image:
     return Image.open(io.BytesIO(client.fetch_image(view))).convert("RGB")
 
 
+@pytest.mark.every_page
 def test_a_stack_built_by_hand_is_saved_reloaded_and_run_as_one_that_was_typed(
     page, client, save_screenshot
 ):
@@ -75,6 +76,7 @@ def test_a_text_that_is_not_edited_is_not_rewritten(page):
     assert text_of(page) == text
 
 
+@pytest.mark.every_page
 def test_strength_by_drag_wheel_keys_and_typing(page):
     open_rows(page, [{"lora": STYLE, "model": 1}])
     field = strength(page, 0)
@@ -139,6 +141,7 @@ def test_clip_goes_its_own_way_and_comes_back(page):
     assert rows_of(page) == TWO
 
 
+@pytest.mark.every_page
 def test_rows_are_moved_by_drag_and_by_keys(page):
     open_rows(page, THREE)
     grips = page.locator(".loom-grip")
@@ -174,6 +177,7 @@ def test_rows_are_switched_duplicated_and_removed(page):
     assert page.evaluate("() => window.app.graph.nodes.length") == nodes
 
 
+@pytest.mark.every_page
 def test_the_node_grows_and_shrinks_with_its_rows(page):
     open_rows(page, TWO)
     page.wait_for_timeout(500)
@@ -194,6 +198,7 @@ def test_the_node_grows_and_shrinks_with_its_rows(page):
     assert height() == pytest.approx(before, abs=8)
 
 
+@pytest.mark.every_page
 def test_undo_and_redo_are_those_of_the_page(page):
     open_rows(page, TWO)
     row(page, 0).locator(".loom-name").focus()
@@ -302,6 +307,7 @@ def test_presets_are_saved_in_the_workflow(page):
     assert page.evaluate(f"() => {STACK}.properties.loom_presets") == {}
 
 
+@pytest.mark.every_page
 def test_rows_that_come_by_a_link_are_not_edited(page, drawing):
     open_rows(page, TWO)
     page.evaluate(
@@ -310,8 +316,8 @@ def test_rows_that_come_by_a_link_are_not_edited(page, drawing):
         " text.pos = [stack.pos[0] - 300, stack.pos[1] + 300];"
         " text.connect(0, stack, stack.inputs.findIndex(input => input.widget?.name === 'rows')); }"
     )
-    # Nodes 2.0 hides the whole widget itself.
-    if not drawing.vue:
+    # The newer page hides a widget that is linked, however it draws.
+    if drawing.version is None:
         page.get_by_text("The rows come by the link.").wait_for()
     row(page, 0).wait_for(state="hidden")
     page.evaluate(
@@ -333,6 +339,7 @@ def test_text_that_is_no_rows_stays_text(page):
     assert rows_of(page) == TWO
 
 
+@pytest.mark.every_page
 def test_a_stack_that_is_copied_bypassed_or_put_into_a_subgraph_keeps_its_rows(page):
     open_rows(page, TWO)
     page.evaluate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from editing import (
     drag,
     module,
@@ -46,6 +47,17 @@ TEXTS = [
     "0@0,,1@1",
     "0x1@0",
     "speed=3",
+    "turn=2/3:every=2",
+    "0@0,1@1:TURN = 1 / 2 :stop=0.8",
+    "composite=2/3:50%",
+    "turn=1/1:turn=1/2",
+    "turn=3/2",
+    "turn=0/2",
+    "turn=1/2:composite=1/2",
+    "every=2",
+    "turn=1/2:every=0",
+    "turn=1/2:every=1.5",
+    "composite=x",
 ]
 
 
@@ -85,6 +97,9 @@ def drawn_texts(count: int) -> list[str]:
         )
         words = [frames, f"curve={generator.choice(list(CURVES))}"]
         words += [f"start={round(generator.uniform(0, 0.5), 2)}"] * generator.randint(0, 1)
+        turn = f"{generator.randint(1, 3)}/3"
+        shared = [[], [f"turn={turn}"], [f"turn={turn}", "every=2"], [f"composite={turn}"]]
+        words += generator.choice(shared)
         words += [f"stop={generator.choice([0.7, 0.95, 1, 15])}"] * generator.randint(0, 1)
         texts.append(":".join(words))
     return texts
@@ -102,6 +117,7 @@ def test_the_curve_reads_every_form_of_text_as_python_does_and_writes_it_back_th
                 assert max(abs(a - b) for a, b in zip(values, expected, strict=True)) < 1e-9, text
 
 
+@pytest.mark.every_page
 def test_dragged_and_moved_by_keys_it_sends_what_typing_the_text_sends(
     page, client, save_screenshot
 ):
@@ -138,6 +154,16 @@ def test_dragged_and_moved_by_keys_it_sends_what_typing_the_text_sends(
         show(page, KIND)
         client.free()
         assert press_run(page)["kind"] == "execution_success"
+
+
+def test_what_the_curve_does_not_show_is_kept_when_it_is_moved(page):
+    for shared in ("turn=2/3:every=2", "composite=1/2"):
+        open_on(page, WORKFLOW, KIND)
+        set_value(page, KIND, "schedule", f"{shared}:0@0,1@0.5")
+        assert page.locator(".loom-schedule .loom-note").inner_text().startswith("Acts in ")
+        page.locator(".loom-keyframe").nth(1).focus()
+        page.keyboard.press("ArrowDown")
+        wait_for_value(page, KIND, "schedule", f"0@0,0.95@0.5:{shared}")
 
 
 def test_presets_units_bounds_and_undo(page):

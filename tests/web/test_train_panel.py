@@ -7,6 +7,7 @@ import random
 import uuid
 from pathlib import Path
 
+import pytest
 from editing import no_complaints_of_ours, node, open_prompt, show
 from PIL import Image
 from test_page import SETTLE, count_ends
@@ -60,6 +61,7 @@ def said(page) -> str:
     return page.locator(".loom-train-said").inner_text()
 
 
+@pytest.mark.every_page
 def test_events_become_curves_words_and_pictures(page, save_screenshot):
     page.route("**/loom/train", lambda route: route.fulfill(status=404))
     with no_complaints_of_ours(page):
