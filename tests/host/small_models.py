@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import comfy.ldm.flux.model
 import comfy.model_patcher
 import comfy.supported_models
@@ -141,6 +143,9 @@ CONFIGS: dict[str, tuple[type[BASE], dict]] = {
     "Cosmos": (comfy.supported_models.CosmosT2IPredict2, COSMOS_DIT),
 }
 
+
+# Two UNets and a transformer; every family where a test's time is not to be sampled.
+SAMPLED = list(CONFIGS) if os.environ.get("LOOM_FULL") else ["SD1.5", "SDXL", "Flux"]
 
 # Newer hosts ask for one field more.
 if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:

@@ -15,7 +15,7 @@ import torch
 from graphs import STYLE, pixels, twin
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_models import CONFIGS, kohya_lora, small_model
+from small_models import SAMPLED, kohya_lora, small_model
 
 from lora_core.errors import SaveError
 from lora_core.files.schemes import COMFY, KEEP, KOHYA, PEFT, Names
@@ -89,7 +89,7 @@ def lora_for(model, alpha: float = 3.0):
 
 
 @pytest.mark.parametrize("scheme", [KOHYA, COMFY, PEFT])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", SAMPLED)
 def test_a_converted_file_puts_the_same_weights_on_in_core_and_here(family, scheme, output):
     model = small_model(family, torch.float32)
     tensors = lora_for(model)

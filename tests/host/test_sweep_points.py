@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sampling import sampled
-from small_models import CONFIGS, kohya_lora, small_model
+from small_models import SAMPLED, kohya_lora, small_model
 
 from lora_core.files import reader
 from lora_core.host.repatch import repatch
@@ -63,7 +63,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("mode", ["baked", "live"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", SAMPLED)
 def test_every_point_samples_as_the_single_stack_does_to_the_bit(family, mode, loras):
     model = small_model(family, torch.float32)
     stack = loras(model, 0.8, 0.6)
@@ -78,7 +78,7 @@ def test_every_point_samples_as_the_single_stack_does_to_the_bit(family, mode, l
     )
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", SAMPLED)
 def test_without_a_block_its_weights_are_the_base_to_the_bit_and_the_others_are_not(family, loras):
     model = small_model(family, torch.float16)
     base = weights(model)

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import math
+import os
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ from tools.toy_measure import every_prompt, prompts_of
 from tools.toy_reader import Reading, read
 from tools.workflow_graph import api_prompt
 
-# Every eighth of all prompts: each colour, shape and ground is among them.
-SAMPLE = every_prompt()[::8]
+# With --full every eighth of all prompts (each colour, shape and ground is among them), else half of these.
+SAMPLE = every_prompt()[:: 8 if os.environ.get("LOOM_FULL") else 16]
 
 
 def workflow(client) -> dict[str, Any]:
