@@ -129,3 +129,26 @@ def connected(value: Any, socket: str, node: str) -> Any:
     return stop_with(
         f"{node} has no {socket} connected, so it has none to give. Connect {socket} to {node}."
     )
+
+
+# How much of a layer's singular values is kept, wherever a rank is chosen by them.
+ENERGY_KEPT = (
+    "FLOAT",
+    {
+        "default": 0.95,
+        "min": 0.01,
+        "max": 1.0,
+        "step": 0.005,
+        "tooltip": "The share to keep, where keep is 'energy' or 'frobenius'.",
+    },
+)
+RATIO_KEPT = (
+    "FLOAT",
+    {
+        "default": 20.0,
+        "min": 1.01,
+        "max": 100000.0,
+        "step": 0.5,
+        "tooltip": "Largest singular value over the smallest kept, where keep is 'ratio'.",
+    },
+)

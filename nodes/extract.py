@@ -56,26 +56,8 @@ class LoomExtract:
                         "tooltip": "The rank where keep is 'rank', else the largest that a layer may get.",
                     },
                 ),
-                "energy": (
-                    "FLOAT",
-                    {
-                        "default": 0.95,
-                        "min": 0.01,
-                        "max": 1.0,
-                        "step": 0.005,
-                        "tooltip": "The share to keep, where keep is 'energy' or 'frobenius'.",
-                    },
-                ),
-                "ratio": (
-                    "FLOAT",
-                    {
-                        "default": 20.0,
-                        "min": 1.01,
-                        "max": 100000.0,
-                        "step": 0.5,
-                        "tooltip": "Largest singular value over the smallest kept, where keep is 'ratio'.",
-                    },
-                ),
+                "energy": _spec.ENERGY_KEPT,
+                "ratio": _spec.RATIO_KEPT,
                 "dtype": _spec.choice(
                     DTYPES, "Numbers of the result. auto: those of the tuned weights."
                 ),

@@ -44,26 +44,8 @@ def _ranks() -> dict[str, Any]:
             "INT",
             {"default": 32, "min": 1, "max": 4096, "tooltip": "The rank, where keep is 'rank'."},
         ),
-        "energy": (
-            "FLOAT",
-            {
-                "default": 0.95,
-                "min": 0.01,
-                "max": 1.0,
-                "step": 0.005,
-                "tooltip": "The share to keep, where keep is 'energy' or 'frobenius'.",
-            },
-        ),
-        "ratio": (
-            "FLOAT",
-            {
-                "default": 20.0,
-                "min": 1.01,
-                "max": 100000.0,
-                "step": 0.5,
-                "tooltip": "Largest singular value over the smallest kept, where keep is 'ratio'.",
-            },
-        ),
+        "energy": _spec.ENERGY_KEPT,
+        "ratio": _spec.RATIO_KEPT,
         "size_mb": (
             "FLOAT",
             {

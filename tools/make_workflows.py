@@ -197,16 +197,8 @@ def scheduled_style(models: Models) -> Graph:
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
-    schedule = graph.add(
-        "LoomSchedule",
-        (860, 120),
-        (400, 300),
-        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
-        [("lora_stack", "LORA_STACK", (stack, 2))],
-        ["0.4@0,0.8@0.3", 1, "none", 20, "sum", 1],
-    )
-    graph.add("PreviewImage", (1300, 420), (300, 300), [], [("images", "IMAGE", (schedule, 2))])
-    apply = parts.apply(graph, checkpoint, (schedule, 0), left=1300)
+    widgets = ["0.4@0,0.8@0.3", 1, "none", 20, "sum", 1]
+    apply = parts.scheduled(graph, checkpoint, (stack, 2), widgets, 300)
     return parts.ending(
         graph,
         models,
@@ -226,19 +218,7 @@ def merge_and_save(models: Models) -> Graph:
     merged = parts.merge(graph, checkpoint, (stack, 2))
     graph.add("PreviewImage", (860, 640), (360, 300), [], [("images", "IMAGE", (merged, 2))])
     saved = parts.resize_and_save(graph, (merged, 0))
-    used = graph.add(
-        "LoomStack",
-        (1660, 120),
-        (340, 300),
-        parts.STACK_OUTPUTS,
-        [
-            ("model", "MODEL", (checkpoint, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
-            ("lora_stack", "LORA_STACK", None),
-            ("lora_model", "LORA_MODEL", (saved, 2)),
-        ],
-        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto", "auto"],
-    )
+    used = parts.in_memory(graph, checkpoint, (saved, 2), 1660)
     return parts.ending(
         graph,
         models,

@@ -88,19 +88,7 @@ def extract(models: Models) -> Graph:
     stack = parts.stack(graph, models, (checkpoint, 0), (checkpoint, 1), "baked")
     extracted = _extract_node(graph, (stack, 0), (checkpoint, 0), (stack, 1), (checkpoint, 1))
     graph.add("PreviewImage", (860, 560), (360, 300), [], [("images", "IMAGE", (extracted, 2))])
-    used = graph.add(
-        "LoomStack",
-        (1260, 120),
-        (340, 300),
-        parts.STACK_OUTPUTS,
-        [
-            ("model", "MODEL", (checkpoint, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
-            ("lora_stack", "LORA_STACK", None),
-            ("lora_model", "LORA_MODEL", (extracted, 0)),
-        ],
-        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto", "auto"],
-    )
+    used = parts.in_memory(graph, checkpoint, (extracted, 0), 1260)
     return parts.ending(
         graph,
         models,

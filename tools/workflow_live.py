@@ -12,16 +12,8 @@ def lora_switch(models: Models) -> Graph:
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
-    schedule = graph.add(
-        "LoomSchedule",
-        (860, 120),
-        (400, 340),
-        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
-        [("lora_stack", "LORA_STACK", (stack, 2))],
-        ["", 0, "none", 20, "switch", 1],
-    )
-    graph.add("PreviewImage", (1300, 420), (300, 300), [], [("images", "IMAGE", (schedule, 2))])
-    apply = parts.apply(graph, checkpoint, (schedule, 0), left=1300)
+    widgets = ["", 0, "none", 20, "switch", 1]
+    apply = parts.scheduled(graph, checkpoint, (stack, 2), widgets, 340)
     return parts.ending(
         graph,
         models,

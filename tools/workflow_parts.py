@@ -97,6 +97,39 @@ def stack(
     )
 
 
+def in_memory(graph: Graph, checkpoint: int, lora: tuple[int, int], left: int) -> int:
+    """A stack of nothing but a LORA_MODEL on the checkpoint."""
+    return graph.add(
+        "LoomStack",
+        (left, 120),
+        (340, 300),
+        STACK_OUTPUTS,
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("lora_stack", "LORA_STACK", None),
+            ("lora_model", "LORA_MODEL", lora),
+        ],
+        ['{"version": 1, "rows": []}', 1.0, 1.0, "auto", "auto"],
+    )
+
+
+def scheduled(
+    graph: Graph, checkpoint: int, stack: tuple[int, int], widgets: list[Any], height: int
+) -> int:
+    """A schedule of the stack, its chart, and the node that applies it."""
+    schedule = graph.add(
+        "LoomSchedule",
+        (860, 120),
+        (400, height),
+        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
+        [("lora_stack", "LORA_STACK", stack)],
+        widgets,
+    )
+    graph.add("PreviewImage", (1300, 420), (300, 300), [], [("images", "IMAGE", (schedule, 2))])
+    return apply(graph, checkpoint, (schedule, 0), left=1300)
+
+
 def picture(
     graph: Graph,
     models: Models,
