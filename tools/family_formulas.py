@@ -5,8 +5,8 @@ Written from the papers with plain loops and full matrices, on purpose in anothe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -75,98 +75,115 @@ def _normed(changed: torch.Tensor, shape: Shape, scale: torch.Tensor, rows: bool
     return result.flatten(1)
 
 
+@dataclass(frozen=True)
+class Given:
+    """w: the weight; t: the file's tensors of it; both in float64. scale: alpha / rank, 1 without an alpha."""
+
+    w: torch.Tensor
+    t: Mapping[str, torch.Tensor]
+    scale: float
+
+    @property
+    def flat(self) -> torch.Tensor:
+        return self.w.flatten(1)
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.w.shape)
+
+
+def _lora(g: Given) -> torch.Tensor:
+    return g.flat + g.scale * _low_rank(g.t, "lora_up.weight", "lora_down.weight")
+
+
+def _lora_cp(g: Given) -> torch.Tensor:
+    up, down = g.t["lora_up.weight"].flatten(1).T, g.t["lora_down.weight"].flatten(1)
+    return g.flat + g.scale * _tucker(g.t["lora_mid.weight"], up, down)
+
+
+def _loha(g: Given) -> torch.Tensor:
+    first = g.t["hada_w1_a"] @ g.t["hada_w1_b"]
+    return g.flat + g.scale * first * (g.t["hada_w2_a"] @ g.t["hada_w2_b"])
+
+
+def _loha_tucker(g: Given) -> torch.Tensor:
+    first = _tucker(g.t["hada_t1"], g.t["hada_w1_a"], g.t["hada_w1_b"])
+    return g.flat + g.scale * first * _tucker(g.t["hada_t2"], g.t["hada_w2_a"], g.t["hada_w2_b"])
+
+
+def _lokr_whole(g: Given) -> torch.Tensor:
+    return g.flat + _kron(g.t["lokr_w1"], g.t["lokr_w2"].flatten(1))
+
+
+def _lokr_second(g: Given) -> torch.Tensor:
+    return g.flat + g.scale * _kron(g.t["lokr_w1"], g.t["lokr_w2_a"] @ g.t["lokr_w2_b"])
+
+
+def _lokr_both(g: Given) -> torch.Tensor:
+    first = g.t["lokr_w1_a"] @ g.t["lokr_w1_b"]
+    return g.flat + g.scale * _kron(first, g.t["lokr_w2_a"] @ g.t["lokr_w2_b"])
+
+
+def _lokr_tucker(g: Given) -> torch.Tensor:
+    second = _tucker(g.t["lokr_t2"], g.t["lokr_w2_a"], g.t["lokr_w2_b"])
+    return g.flat + g.scale * _kron(g.t["lokr_w1"], second)
+
+
+def _glora(g: Given) -> torch.Tensor:
+    """w + w a + b; for a convolution, a acts on the input channels of every place of the kernel."""
+    a = g.t["a1.weight"].flatten(1) @ g.t["a2.weight"].flatten(1)
+    places = g.w.reshape(*g.w.shape[:2], -1)
+    turned = torch.stack([places[..., k] @ a for k in range(places.shape[-1])], -1).flatten(1)
+    return g.flat + g.scale * (turned + _low_rank(g.t, "b1.weight", "b2.weight"))
+
+
+def _glora_old(g: Given) -> torch.Tensor:
+    added = g.t["b2.weight"] @ g.t["b1.weight"]
+    return g.flat + g.scale * (g.flat @ g.t["a2.weight"] @ g.t["a1.weight"] + added)
+
+
+def _ia3_output(g: Given) -> torch.Tensor:
+    return torch.diag(1 + g.t["weight"].flatten()) @ g.flat
+
+
+def _ia3_input(g: Given) -> torch.Tensor:
+    factors = (1 + g.t["weight"].flatten()).reshape(1, -1, *(1,) * (g.w.dim() - 2))
+    return (g.w * factors).flatten(1)
+
+
+def _dora_peft(g: Given) -> torch.Tensor:
+    changed = g.flat + _low_rank(g.t, "lora_B.weight", "lora_A.weight")
+    return _normed(changed, g.shape, g.t["lora_magnitude_vector"], True)
+
+
+FORMULAS: dict[str, Callable[[Given], torch.Tensor]] = {
+    "lora": _lora,
+    "lora_cp": _lora_cp,
+    "loha": _loha,
+    "loha_tucker": _loha_tucker,
+    "lokr_whole": _lokr_whole,
+    "lokr_second": _lokr_second,
+    "lokr_both": _lokr_both,
+    "lokr_tucker": _lokr_tucker,
+    "glora": _glora,
+    "glora_old": _glora_old,
+    "oft": lambda g: _turned(g.w, g.t, 0.0),
+    "oft_constrained": lambda g: _turned(g.w, g.t, float(g.t["alpha"])),
+    "boft": lambda g: _turned(g.w, g.t, 0.0),
+    "ia3_output": _ia3_output,
+    "ia3_input": _ia3_input,
+    "ia3_peft": lambda g: torch.diag(g.t["ia3_l"].flatten()) @ g.flat,
+    "whole": lambda g: g.flat + g.t["diff"].flatten(1),
+    "replacement": lambda g: g.t["set_weight"].flatten(1),
+    "dora_output": lambda g: _normed(_lora(g), g.shape, g.t["dora_scale"], True),
+    "dora_input": lambda g: _normed(_lora(g), g.shape, g.t["dora_scale"], False),
+    "dora_loha": lambda g: _normed(_loha(g), g.shape, g.t["dora_scale"], False),
+    "dora_peft": _dora_peft,
+}
+
+
 def expected(kind: str, weight: torch.Tensor, tensors: Tensors, rank: int = RANK) -> torch.Tensor:
     """The weight at strength 1, in float64, of the weight's shape."""
     t = {name: tensor.double() for name, tensor in tensors.items()}
-    w = weight.double()
-    flat, shape = w.flatten(1), tuple(w.shape)
     scale = float(t["alpha"]) / rank if "alpha" in t else 1.0
-    results: dict[str, Callable[[], torch.Tensor]] = {
-        "lora": lambda: flat + scale * _low_rank(t, "lora_up.weight", "lora_down.weight"),
-        "lora_cp": lambda: (
-            flat
-            + scale
-            * _tucker(
-                t["lora_mid.weight"],
-                t["lora_up.weight"].flatten(1).T,
-                t["lora_down.weight"].flatten(1),
-            )
-        ),
-        "loha": lambda: (
-            flat + scale * (t["hada_w1_a"] @ t["hada_w1_b"]) * (t["hada_w2_a"] @ t["hada_w2_b"])
-        ),
-        "loha_tucker": lambda: (
-            flat
-            + scale
-            * _tucker(t["hada_t1"], t["hada_w1_a"], t["hada_w1_b"])
-            * _tucker(t["hada_t2"], t["hada_w2_a"], t["hada_w2_b"])
-        ),
-        "lokr_whole": lambda: flat + _kron(t["lokr_w1"], t["lokr_w2"].flatten(1)),
-        "lokr_second": lambda: flat + scale * _kron(t["lokr_w1"], t["lokr_w2_a"] @ t["lokr_w2_b"]),
-        "lokr_both": lambda: (
-            flat + scale * _kron(t["lokr_w1_a"] @ t["lokr_w1_b"], t["lokr_w2_a"] @ t["lokr_w2_b"])
-        ),
-        "lokr_tucker": lambda: (
-            flat
-            + scale * _kron(t["lokr_w1"], _tucker(t["lokr_t2"], t["lokr_w2_a"], t["lokr_w2_b"]))
-        ),
-        "glora": lambda: (
-            flat
-            + scale
-            * (
-                torch.stack(
-                    [
-                        (w[..., k] if w.dim() == 2 else w.flatten(2)[..., k])
-                        for k in range(math.prod(shape[2:]))
-                    ],
-                    -1,
-                )
-                .transpose(1, 2)
-                .matmul(t["a1.weight"].flatten(1) @ t["a2.weight"].flatten(1))
-                .transpose(1, 2)
-                .flatten(1)
-                if w.dim() > 2
-                else flat @ t["a1.weight"] @ t["a2.weight"]
-            )
-            + scale * _low_rank(t, "b1.weight", "b2.weight")
-        ),
-        "glora_old": lambda: (
-            flat
-            + scale * (flat @ t["a2.weight"] @ t["a1.weight"] + t["b2.weight"] @ t["b1.weight"])
-        ),
-        "oft": lambda: _turned(w, t, 0.0),
-        "oft_constrained": lambda: _turned(w, t, float(t["alpha"])),
-        "boft": lambda: _turned(w, t, 0.0),
-        "ia3_output": lambda: torch.diag(1 + t["weight"].flatten()) @ flat,
-        "ia3_input": lambda: (
-            w * (1 + t["weight"].flatten()).reshape(1, -1, *(1,) * (w.dim() - 2))
-        ).flatten(1),
-        "ia3_peft": lambda: torch.diag(t["ia3_l"].flatten()) @ flat,
-        "whole": lambda: flat + t["diff"].flatten(1),
-        "replacement": lambda: t["set_weight"].flatten(1),
-        "dora_output": lambda: _normed(
-            flat + scale * _low_rank(t, "lora_up.weight", "lora_down.weight"),
-            shape,
-            t["dora_scale"],
-            True,
-        ),
-        "dora_input": lambda: _normed(
-            flat + scale * _low_rank(t, "lora_up.weight", "lora_down.weight"),
-            shape,
-            t["dora_scale"],
-            False,
-        ),
-        "dora_loha": lambda: _normed(
-            flat + scale * (t["hada_w1_a"] @ t["hada_w1_b"]) * (t["hada_w2_a"] @ t["hada_w2_b"]),
-            shape,
-            t["dora_scale"],
-            False,
-        ),
-        "dora_peft": lambda: _normed(
-            flat + _low_rank(t, "lora_B.weight", "lora_A.weight"),
-            shape,
-            t["lora_magnitude_vector"],
-            True,
-        ),
-    }
-    return results[kind]().reshape(shape)
+    return FORMULAS[kind](Given(weight.double(), t, scale)).reshape(weight.shape)

@@ -6,6 +6,8 @@ from tools import workflow_parts as parts
 from tools.workflow_graph import Graph
 from tools.workflow_parts import Models
 
+_CONDITIONING = [("CONDITIONING", "CONDITIONING")]
+
 
 def lora_switch(models: Models) -> Graph:
     """The pair taking turns, one step each, and the chart of it."""
@@ -46,14 +48,30 @@ def character_on_the_left(models: Models) -> Graph:
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
     half = _half(graph)
-    conditioning = [("CONDITIONING", "CONDITIONING")]
+    left = _prompt(graph, checkpoint, models.both_prompt, 120)
+    right = _prompt(graph, checkpoint, models.style_prompt, 290)
+    region = _region(graph, stack, left, half)
+    whole = _with_the_rest(graph, region, right, half)
+    apply = _applied(graph, checkpoint, region)
+    loaded = (apply, 0), (checkpoint, 1), (checkpoint, 2)
+    _, decoded = parts.sampled_for(graph, models, loaded, (whole, 0), 1960)
+    parts.saved(graph, decoded, "loom/character_on_the_left", 2680)
+    graph.note(
+        (40, 280),
+        (340, 160),
+        "## A region\nThe second row acts for the left half's prompt only. " + models.where,
+    )
+    return graph
 
-    def prompt(words: str, top: int) -> int:
-        given: list[tuple[str, str, tuple[int, int] | None]] = [("clip", "CLIP", (checkpoint, 1))]
-        return graph.add("CLIPTextEncode", (860, top), (340, 120), conditioning, given, [words])
 
-    left, right = prompt(models.both_prompt, 120), prompt(models.style_prompt, 290)
-    region = graph.add(
+def _prompt(graph: Graph, checkpoint: int, words: str, top: int) -> int:
+    given: list[tuple[str, str, tuple[int, int] | None]] = [("clip", "CLIP", (checkpoint, 1))]
+    return graph.add("CLIPTextEncode", (860, top), (340, 120), _CONDITIONING, given, [words])
+
+
+def _region(graph: Graph, stack: int, prompt: int, mask: int) -> int:
+    """The stack's second row kept to a prompt and a mask."""
+    return graph.add(
         "LoomRegion",
         (1240, 120),
         (340, 260),
@@ -65,34 +83,41 @@ def character_on_the_left(models: Models) -> Graph:
         ],
         [
             ("lora_stack", "LORA_STACK", (stack, 2)),
-            ("positive", "CONDITIONING", (left, 0)),
+            ("positive", "CONDITIONING", (prompt, 0)),
             ("negative", "CONDITIONING", None),
-            ("mask", "MASK", (half, 0)),
+            ("mask", "MASK", (mask, 0)),
         ],
         [2, 1.0],
     )
+
+
+def _with_the_rest(graph: Graph, region: int, prompt: int, mask: int) -> int:
+    """The region's conditioning and, where the mask is not, the other prompt's."""
     rest = graph.add(
-        "InvertMask", (860, 460), (260, 40), [("MASK", "MASK")], [("mask", "MASK", (half, 0))]
+        "InvertMask", (860, 460), (260, 40), [("MASK", "MASK")], [("mask", "MASK", (mask, 0))]
     )
     other = graph.add(
         "ConditioningSetMask",
         (1240, 440),
         (340, 120),
-        conditioning,
-        [("conditioning", "CONDITIONING", (right, 0)), ("mask", "MASK", (rest, 0))],
+        _CONDITIONING,
+        [("conditioning", "CONDITIONING", (prompt, 0)), ("mask", "MASK", (rest, 0))],
         [1.0, "default"],
     )
-    whole = graph.add(
+    return graph.add(
         "ConditioningCombine",
         (1240, 620),
         (340, 60),
-        conditioning,
+        _CONDITIONING,
         [
             ("conditioning_1", "CONDITIONING", (region, 1)),
             ("conditioning_2", "CONDITIONING", (other, 0)),
         ],
     )
-    apply = graph.add(
+
+
+def _applied(graph: Graph, checkpoint: int, region: int) -> int:
+    return graph.add(
         "LoomApply",
         (1620, 120),
         (300, 220),
@@ -104,12 +129,3 @@ def character_on_the_left(models: Models) -> Graph:
         ],
         ["auto", "auto"],
     )
-    loaded = (apply, 0), (checkpoint, 1), (checkpoint, 2)
-    _, decoded = parts.sampled_for(graph, models, loaded, (whole, 0), 1960)
-    parts.saved(graph, decoded, "loom/character_on_the_left", 2680)
-    graph.note(
-        (40, 280),
-        (340, 160),
-        "## A region\nThe second row acts for the left half's prompt only. " + models.where,
-    )
-    return graph
