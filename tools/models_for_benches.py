@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from comfy.cli_args import args as host_args
 
+from tools.unet_settings import SD15_UNET, SDXL_UNET
+
 host_args.cpu = not torch.cuda.is_available()
 
 import comfy.ldm.flux.model  # noqa: E402
@@ -21,35 +23,8 @@ import safetensors.torch  # noqa: E402
 ALPHA = 16.0
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
-_SD15 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "adm_in_channels": None,
-    "use_temporal_attention": False,
-    "legacy": False,
-}
-_SDXL = _SD15 | {
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-    "context_dim": 2048,
-    "use_linear_in_transformer": True,
-    "adm_in_channels": 2816,
-    "num_classes": "sequential",
-}
+_SD15 = SD15_UNET | {"num_heads": 8}
+_SDXL = SDXL_UNET | {"num_heads": 8}
 # One block of each kind at Flux's width.
 _FLUX_BLOCK = {
     "image_model": "flux",

@@ -15,40 +15,13 @@ from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
 from comfy.ldm.flux.model import FluxParams
 from comfy.ldm.hunyuan_video.model import HunyuanVideoParams
 
-_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
-    "num_head_channels": 64,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "adm_in_channels": None,
-    "use_temporal_attention": False,
-    "use_temporal_resblock": False,
-    "legacy": False,
-}
+from tools.unet_settings import SD15_UNET, SDXL_UNET
+
+_HEADS = {"num_head_channels": 64, "use_temporal_resblock": False}
+_UNET = SD15_UNET | _HEADS
 _SD2 = _UNET | {"context_dim": 1024, "use_linear_in_transformer": True}
 _CLASSES = {"num_classes": "sequential", "use_linear_in_transformer": True}
-_SDXL = (
-    _UNET
-    | _CLASSES
-    | {
-        "num_res_blocks": [2, 2, 2],
-        "channel_mult": [1, 2, 4],
-        "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-        "transformer_depth_middle": 10,
-        "context_dim": 2048,
-        "adm_in_channels": 2816,
-    }
-)
+_SDXL = SDXL_UNET | _HEADS
 _REFINER = (
     _UNET
     | _CLASSES

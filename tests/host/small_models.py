@@ -10,23 +10,15 @@ import comfy.supported_models
 import torch
 from comfy.supported_models_base import BASE
 
-SD15_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
+from tools import unet_settings as published
+
+SD15_UNET = published.SD15_UNET | {
     "model_channels": 32,
     "num_res_blocks": [1, 1],
     "channel_mult": [1, 2],
     "transformer_depth": [1, 1],
     "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "context_dim": 768,
     "num_heads": 4,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "adm_in_channels": None,
-    "use_temporal_attention": False,
-    "legacy": False,
 }
 SDXL_UNET = SD15_UNET | {
     "context_dim": 2048,
