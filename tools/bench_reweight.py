@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tools.bench_stack import Side, core_side, load, our_side
-from tools.benching import BenchRow, interleaved, median_row, publish, seconds
+from tools.benching import BenchRow, interleaved, median_row, publish, seconds, told
 from tools.models_for_benches import (  # first: it says the device before the host is imported
     DTYPES,
     MODELS,
@@ -85,7 +85,7 @@ def main() -> int:
                     for count in options.counts:
                         case = f"{dtype} N={count} r{rank} {name}"
                         print(f"reweight {case} ...", flush=True)
-                        rows += _both(case, model, names[:count], options.rounds)
+                        rows += told(_both(case, model, names[:count], options.rounds))
                 comfy.model_management.unload_all_models()
                 del model
     publish("reweight", rows, options.json)

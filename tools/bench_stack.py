@@ -31,6 +31,7 @@ from tools.benching import (
     publish,
     reset_peak,
     seconds,
+    told,
 )
 from tools.models_for_benches import (  # first: it says the device before the host is imported
     ALPHA,
@@ -223,7 +224,7 @@ def main() -> int:
             names = write_loras(model, Path(folder), max(options.counts))
             for count in options.counts:
                 print(f"stack {dtype} N={count} ...", flush=True)
-                rows += bench_case(dtype, model, names[:count], options.rounds)
+                rows += told(bench_case(dtype, model, names[:count], options.rounds))
             comfy.model_management.unload_all_models()
             del model
     publish("stack", rows, options.json)

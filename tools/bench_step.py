@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tools.bench_stack import load, our_side
-from tools.benching import BenchRow, interleaved, median_row, publish, seconds
+from tools.benching import BenchRow, interleaved, median_row, publish, seconds, told
 from tools.models_for_benches import (  # first: it says the device before the host is imported
     DTYPES,
     MODELS,
@@ -187,7 +187,7 @@ def main() -> int:
                     for count in options.counts:
                         case = f"{dtype} N={count} r{rank} {name}"
                         print(f"step {case} ...", flush=True)
-                        rows += bench_case(case, model, names[:count], calls, options.rounds)
+                        rows += told(bench_case(case, model, names[:count], calls, options.rounds))
                         if options.whole:
                             rows.append(
                                 whole_step(case, model, name, names[:count], options.rounds)

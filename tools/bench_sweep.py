@@ -17,7 +17,7 @@ import torch
 
 from tools.bench_reweight import prepared
 from tools.bench_stack import DTYPES, RANK, core_side, load_pack
-from tools.benching import BenchRow, interleaved, median_row, publish, seconds
+from tools.benching import BenchRow, interleaved, median_row, publish, seconds, told
 from tools.models_for_benches import MODELS, random_loras, random_model
 
 # isort: split
@@ -93,7 +93,7 @@ def main() -> int:
             for count in options.counts:
                 case = f"{dtype} N={count}" + ("" if options.model == "sd15" else " tiny")
                 print(f"sweep {case} ...", flush=True)
-                rows += bench_case(case, model, names[:count], options.rounds)
+                rows += told(bench_case(case, model, names[:count], options.rounds))
             comfy.model_management.unload_all_models()
             del model
     publish("sweep", rows, options.json)

@@ -105,15 +105,25 @@ def machine() -> str:
     return f"{cpu}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}"
 
 
+def told(rows: list[BenchRow]) -> list[BenchRow]:
+    """The rows, printed as soon as they are known: a long bench that is cut off has said what it found."""
+    for row in rows:
+        print(_line(row, 0), flush=True)
+    return rows
+
+
+def _line(row: BenchRow, width: int) -> str:
+    figures = f"{row.ours:10.4g}  {row.rival:10.4g}  {row.ratio:6.2f}x  {row.unit}"
+    return f"{row.case:<{width}}  {figures}"
+
+
 def publish(bench: str, rows: list[BenchRow], path: str | None) -> None:
     """Print the table; write the JSON where asked."""
     width = max(len(row.case) for row in rows)
     print(f"\n{bench} on {machine()}; ratio = rival / ours, above 1 is better")
     print(f"{'case':<{width}}  {'ours':>10}  {'rival':>10}  {'ratio':>7}  unit")
     for row in rows:
-        print(
-            f"{row.case:<{width}}  {row.ours:10.4g}  {row.rival:10.4g}  {row.ratio:6.2f}x  {row.unit}"
-        )
+        print(_line(row, width))
     if path:
         document = {
             "bench": bench,
