@@ -30,7 +30,16 @@ from lora_core.merge.plan import Plan
 from lora_core.merge.ranks import RankRule
 from lora_core.merge.weight import RowBlocks
 from lora_core.stack.rows import StackRow
-from tools.benching import BenchRow, interleaved, median_row, peak, publish, reset_peak, seconds
+from tools.benching import (
+    BenchRow,
+    interleaved,
+    median_row,
+    peak,
+    publish,
+    reset_peak,
+    seconds,
+    told,
+)
 
 Shape = tuple[int, int]
 
@@ -277,7 +286,9 @@ def main() -> int:
     parser.add_argument("--shapes", nargs="*", default=SINGLE, help="single layers, out x in")
     parser.add_argument("--stacks", nargs="*", default=["2xr64", "4xr32"], help="for example 2xr64")
     parser.add_argument("--methods", nargs="*", default=["svd", "knots_ties", "ties"])
-    parser.add_argument("--ranks", nargs="*", type=int, default=[64], help="of resize, interference")
+    parser.add_argument(
+        "--ranks", nargs="*", type=int, default=[64], help="of resize, interference"
+    )
     parser.add_argument("--largest", type=int, default=3072 * 3072, help="numbers of a full SVD")
     options = parser.parse_args()
     with torch.inference_mode():
@@ -296,22 +307,22 @@ def bench_merges(options: argparse.Namespace) -> Iterator[BenchRow]:
                 if method != "svd" and shape[0] * shape[1] * min(shape) > SLOW + 1:
                     continue
                 print(f"{method} {stack} {shape[0]}x{shape[1]} ...", flush=True)
-                yield from bench_layer(method, shape, count, rank, options.rounds)
+                yield from told(bench_layer(method, shape, count, rank, options.rounds))
         for model in options.models:
             print(f"svd {stack} {model} ...", flush=True)
-            yield from bench_model("svd", model, count, rank, options.largest)
+            yield from told(bench_model("svd", model, count, rank, options.largest))
 
 
 def bench_the_rest(options: argparse.Namespace) -> Iterator[BenchRow]:
     for rank in options.ranks:
         for shape in map(shape_of, options.shapes):
             print(f"resize and interference r{rank} {shape[0]}x{shape[1]} ...", flush=True)
-            yield from bench_resize(shape, rank, options.rounds)
-            yield from bench_interference(shape, rank, options.rounds)
+            yield from told(bench_resize(shape, rank, options.rounds))
+            yield from told(bench_interference(shape, rank, options.rounds))
         for model in options.models:
             for what in ("resize", "interference"):
                 print(f"{what} r{rank} {model} ...", flush=True)
-                yield from bench_whole(what, model, rank, options.largest)
+                yield from told(bench_whole(what, model, rank, options.largest))
 
 
 def shape_of(text: str) -> Shape:

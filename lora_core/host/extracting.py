@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import torch
 
 from ..adapters import Leftover
 from ..errors import LoraFileError, MergeError

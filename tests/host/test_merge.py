@@ -14,13 +14,17 @@ import torch
 from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
 from PIL import Image
 
+from lora_core.errors import MergeError
+from lora_core.files.parse import parse_state_dict
 from lora_core.files.reader import read_adapter
 from lora_core.host.merging import merge_stack
 from lora_core.host.stacking import apply_stack
+from lora_core.host.targets import clip_targets, model_targets
 from lora_core.merge.plan import Plan
 from lora_core.stack.rows import LoraStack, StackRow
 from tools.devkit.base_directory import TOY_MODEL
 from tools.devkit.host_client import PromptFailed
+from tools.family_tensors import MAKERS, Draw, named
 from tools.toy_reader import read
 
 ROWS = [
@@ -178,4 +182,38 @@ def test_core_puts_the_merged_tensors_on_as_our_stack_puts_the_rows(connected, t
             assert len(changed) >= 4
             for key in before:
                 allowed = 2**-10 * expected[key].abs() + 2e-7
+                assert bool(((found[key] - expected[key]).abs() <= allowed).all()), key
+
+
+@pytest.mark.parametrize("kind", ["dora_output", "oft", "boft", "glora", "ia3_output"])
+def test_a_row_that_depends_on_the_weight_is_merged_on_the_connected_models(kind, toy):
+    """After the character, as the stack has it: core puts the merged LoRA on as our stack puts the rows."""
+    model, clip = toy
+    character = _file(CHARACTER)
+    tensors = {}
+    for number, targets in enumerate((model_targets(model), clip_targets(clip))):
+        in_clip = bool(number)
+        names = [name for name in character.modules if name.startswith("lora_te") == in_clip][:4]
+        for place, name in enumerate(names):
+            shape = targets.shape_of(targets.find(name))
+            tensors |= named(name, MAKERS[kind](shape, Draw(10 * number + place)))
+    odd = parse_state_dict(tensors, "odd")
+    rows = LoraStack(
+        (StackRow(CHARACTER, 0.8, 0.8, adapter=character), StackRow("odd", 0.3, 0.3, adapter=odd))
+    )
+    with pytest.raises(MergeError, match="Connect the MODEL"):
+        merge_stack(rows, (), Plan("concat"), "fp32")
+    with torch.inference_mode():
+        applied = apply_stack(rows, model, clip)
+        answer = merge_stack(rows, (), Plan("concat"), "fp32", "", model, clip)
+        core = comfy.sd.load_lora_for_models(model, clip, answer.lora_model, 1.0, 1.0)
+        for ours, theirs, base in (
+            (applied.model, core[0], model),
+            (applied.clip.patcher, core[1].patcher, clip.patcher),
+        ):
+            before, expected, found = weights(base), weights(ours), weights(theirs)
+            changed = [key for key in before if not torch.equal(before[key], expected[key])]
+            assert len(changed) >= 4
+            for key in before:
+                allowed = 2**-10 * expected[key].abs() + 1e-6
                 assert bool(((found[key] - expected[key]).abs() <= allowed).all()), key
