@@ -1,4 +1,4 @@
-"""GLoRA: a low-rank delta of its own, and one made from the weight it changes. Chavan et al. 2023, as LyCORIS trains it."""
+"""GLoRA: a low-rank delta of its own, and one made from the weight it changes. Chavan et al. 2023 (arXiv 2306.07967), as LyCORIS trains it."""
 
 from __future__ import annotations
 

@@ -204,7 +204,8 @@ def _budgeted_ranks(
 
 def _first_reason(layers: Mapping[str, Layer]) -> str:
     said = [f"'{name}': {layer.reason}" for name, layer in layers.items() if layer.reason]
-    return f"{said[0]} (and {len(said) - 1} more)." if said else "the rows hold no weights."
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    return f"{said[0]}{more}." if said else "the rows hold no weights."
 
 
 def _certificate(

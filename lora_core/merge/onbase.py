@@ -157,6 +157,11 @@ def _delta(row: int, own: Target, part: _Part, in_order: bool, dtype: torch.dtyp
     """
     assert part.read is not None
     weight = part.read(own.key).to(dtype, copy=True)
+    if not bool(torch.isfinite(weight).all()):
+        raise MergeError(
+            f"'{own.key}' of the connected model has numbers that are not finite, so what a row does to it is not known. "
+            "Connect a sound model."
+        )
     total = torch.zeros_like(_narrowed(weight, own), dtype=torch.float32)
     for target, term in part.by_key[own.key]:
         if not in_order and term.row != row:

@@ -187,6 +187,13 @@ def test_a_text_encoder_module_asks_for_the_clip():
         merge(rows, Plan("svd"), model, base=base)
 
 
+def test_a_base_that_is_not_finite_is_named():
+    rows = [row("odd", named(NAME, MAKERS["dora_output"]((16, 12), Draw(1))))]
+    model, base = on({"w.weight": torch.full((16, 12), float("nan"))})
+    with pytest.raises(MergeError, match="'w.weight' of the connected model has numbers that are"):
+        merge(rows, Plan("svd"), model, base=base)
+
+
 def test_a_grown_weight_is_refused_with_a_base_too(generator):
     file = row("grown", pair(NAME, generator, out=16, inner=12, rank=2))
     lora = replace(file[1].modules[NAME], grown=(16, 12))

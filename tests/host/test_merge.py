@@ -13,11 +13,15 @@ import pytest
 import torch
 from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lora_core.errors import MergeError
+from lora_core.files.dtypes import DTYPES
 from lora_core.files.parse import parse_state_dict
 from lora_core.files.reader import read_adapter
+from lora_core.files.schemes import SCHEMES
 from lora_core.host.merging import merge_stack
+from lora_core.host.saving import IF_EXISTS
 from lora_core.host.stacking import apply_stack
 from lora_core.host.targets import clip_targets, model_targets
 from lora_core.merge.plan import Plan
@@ -31,6 +35,7 @@ ROWS = [
     {"lora": STYLE, "model": 0.8, "role": "style"},
     {"lora": CHARACTER, "model": 0.9, "role": "character"},
 ]
+KEPT_AS_IT_IS = {"naming": SCHEMES[0], "dtype": next(iter(DTYPES)), "if_exists": IF_EXISTS[0]}
 KEEP = {"keep": "all", "rank": 8, "energy": 0.95, "ratio": 20.0, "size_mb": 0.1, "dtype": "fp32"}
 
 
@@ -57,9 +62,13 @@ def without_chart(prompt):
     return {key: node for key, node in prompt.items() if key != "chart"}
 
 
-def test_the_merged_lora_gives_the_picture_of_the_stack_in_our_loader_and_in_cores(client, host):
+@pytest.mark.parametrize("method", ["concat", "svd"])
+def test_the_merged_lora_gives_the_picture_of_the_stack_in_our_loader_and_in_cores(
+    method, client, host
+):
+    """Exact methods, with nothing cut."""
     stacked = pixels(client, with_rows(twin(client, "style_and_character"), ROWS)).astype(int)
-    merged = without_chart(merging(client))
+    merged = without_chart(merging(client, method))
     folder = host.base / "output" / "loras" / "loom"
     before = set(folder.glob("*.safetensors"))
     ours = pixels(client, merged)
@@ -126,6 +135,23 @@ def test_nothing_to_merge_is_said_on_the_node(client):
     prompt = merging(client, rows=[])
     with pytest.raises(PromptFailed, match="Nothing to merge: connect a LORA_STACK"):
         client.run(prompt)
+
+
+def test_a_merge_that_fails_leaves_no_file_and_no_half_of_one(client, host):
+    damaged = load_file(TOY_MODEL / "loras" / STYLE)
+    next(t for key, t in damaged.items() if key.endswith("lora_up.weight")).view(-1)[0] = torch.nan
+    save_file(damaged, host.base / "models" / "loras" / "damaged.safetensors")
+    client.get("/object_info/LoomLoader")  # the host lists the folder anew
+    prompt = merging(client, "svd", rows=[*ROWS, {"lora": "damaged.safetensors"}])
+    prompt["save"] = {
+        "class_type": "LoomSave",
+        "inputs": {"filename": "merged", **KEPT_AS_IT_IS, "lora_model": ["merge", 0]},
+    }
+    before = {path for path in (host.base / "output").rglob("*") if path.is_file()}
+    with pytest.raises(PromptFailed, match="holds 1 values that are NaN") as failure:
+        client.run(prompt)
+    assert failure.value.node_type == "LoomMerge"
+    assert {path for path in (host.base / "output").rglob("*") if path.is_file()} == before
 
 
 @pytest.fixture(scope="module")
