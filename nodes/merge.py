@@ -117,7 +117,10 @@ class LoomMerge:
                 "strength_2": _spec.strength(1.0, "both parts (for lora_model_2)"),
                 "model": (
                     "MODEL",
-                    {"tooltip": "Tells which names mean the same weight. It is not changed."},
+                    {
+                        "tooltip": "Tells which names mean the same weight; DoRA, OFT, GLoRA and IA3 are merged on its "
+                        "weights. It is not changed."
+                    },
                 ),
                 "clip": ("CLIP", {"tooltip": "The same for the text encoder."}),
                 "blocks": (

@@ -194,6 +194,9 @@ SHAPES: dict[str, Shape] = {
     "Linear": (16, 12),
     "Conv1x1": (16, 12, 1, 1),
     "Conv3x3": (16, 12, 3, 3),
+    # As most layers are: what tells inputs from outputs by their number must not be asked here.
+    "Square": (16, 16),
+    "SquareConv": (16, 16, 3, 3),
 }
 CASES = [
     (kind, layer)

@@ -18,10 +18,9 @@ class HeatMap {
     this.figure = el("select", { class: "loom-input", "aria-label": t("figure"), on: { change: () => this.draw() } }, Object.entries(FIGURES).map(([name, { title }]) => el("option", { value: name, text: t(title) })));
     this.copied = el("button", { type: "button", class: "loom-button", on: { click: () => this.copy() } });
     this.scale = el("div", { class: "loom-scale" });
-    this.sentence = el("div", { class: "loom-sentence" });
     this.table = el("div", { class: "loom-heat-scroll" });
     this.words = el("div", { class: "loom-cell-words", role: "status", "aria-live": "polite" });
-    this.frame = el("div", { class: "loom-heat", hidden: true }, this.sentence, el("div", { class: "loom-tools" }, this.figure, this.scale, el("span", { class: "loom-spring" }), this.copied), this.table, this.words);
+    this.frame = el("div", { class: "loom-heat", hidden: true }, el("div", { class: "loom-tools" }, this.figure, this.scale, el("span", { class: "loom-spring" }), this.copied), this.table, this.words);
     mount(node, "interference map", "LOOM_HEAT_MAP", el("div", {}, this.frame), { show: () => this.draw(), wide: WIDE, most: 640 });
   }
 
@@ -47,7 +46,6 @@ class HeatMap {
     this.frame.hidden = !data;
     if (!data) return;
     const { scale, low, high, title } = FIGURES[this.figure.value];
-    this.sentence.textContent = data.sentence ?? "";
     const advice = data.blocks_text;
     this.copied.hidden = !advice;
     if (advice) {

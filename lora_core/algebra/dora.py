@@ -1,4 +1,4 @@
-"""DoRA: the changed weight brought back to a learned length, row by row or column by column. Liu et al. 2024, eq. 5."""
+"""DoRA: the changed weight brought back to a learned length, row by row or column by column. Liu et al. 2024 (arXiv 2402.09353), eq. 5."""
 
 from __future__ import annotations
 

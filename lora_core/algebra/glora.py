@@ -1,4 +1,4 @@
-"""GLoRA: a low-rank delta of its own, and one made from the weight it changes. Chavan et al. 2023, as LyCORIS trains it."""
+"""GLoRA: a low-rank delta of its own, and one made from the weight it changes. Chavan et al. 2023 (arXiv 2306.07967), as LyCORIS trains it."""
 
 from __future__ import annotations
 
@@ -51,12 +51,15 @@ class GLoRA:
 def oriented(adapter: GLoRA) -> GLoRA | None:
     """The adapter in today's orientation, whichever the file had; None where the ranks agree in neither.
 
-    A file whose matrices are all square of one size could be either; it is read as old, as the host reads it.
+    On a square weight both fit; then the rank tells, which is below the weight's size. A file whose matrices are all square
+    of one size could be either; it is read as old, as the host reads it.
     """
     a1, a2, b1, b2 = adapter.a1, adapter.a2, adapter.b1, adapter.b2
-    if b2.shape[1] == b1.shape[0] == a1.shape[0] == a2.shape[1]:
+    old = b2.shape[1] == b1.shape[0] == a1.shape[0] == a2.shape[1]
+    new = b2.shape[0] == b1.shape[1] == a1.shape[1] == a2.shape[0]
+    if old and (not new or a2.shape[0] >= a2.shape[1]):
         return GLoRA(a2, a1, b2, b1, adapter.alpha, adapter.bm, adapter.keys)
-    if b2.shape[0] == b1.shape[1] == a1.shape[1] == a2.shape[0]:
+    if new:
         return adapter
     return None
 

@@ -1,4 +1,4 @@
-"""IA3: every output or input channel of a weight multiplied by one learned number. Liu et al. 2022."""
+"""IA3: every output or input channel of a weight multiplied by one learned number. Liu et al. 2022 (arXiv 2205.05638)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoHa: the element-wise product of two low-rank products. Hyeon-Woo et al. 2022 (FedPara); Yeh et al. 2023 (LyCORIS)."""
+"""LoHa: the element-wise product of two low-rank products. Hyeon-Woo et al. 2022 (FedPara, arXiv 2108.06098); Yeh et al. 2023 (LyCORIS)."""
 
 from __future__ import annotations
 

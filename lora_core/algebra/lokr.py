@@ -1,4 +1,4 @@
-"""LoKr: a Kronecker product of two small matrices, each whole or decomposed. Yeh et al. 2023 (LyCORIS), eq. 9."""
+"""LoKr: a Kronecker product of two small matrices, each whole or decomposed. Yeh et al. 2023 (LyCORIS, arXiv 2309.14859)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OFT and BOFT: the weight's rows turned by small rotations. Qiu et al. 2023; Liu et al. 2024; as LyCORIS and kohya train."""
+"""OFT and BOFT: the weight's rows turned by small rotations. Qiu et al. 2023 (arXiv 2306.07280); Liu et al. 2024 (2311.06243); as LyCORIS and kohya train."""
 
 from __future__ import annotations
 

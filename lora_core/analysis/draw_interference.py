@@ -11,7 +11,9 @@ from .draw import font_of
 from .interference import Interference, Pair
 from .interference_words import percent, sentence, short_name
 
-_LEAST_WIDTH, _MOST_CELL, _LEAST_CELL = 768, 46, 15
+_LEAST_WIDTH, _MOST_CELL = 768, 46
+# A cell has room for its number; where there are more blocks than these the picture would be too wide for that.
+_NUMBERED, _LEAST_CELL, _MOST_NUMBERED = 30, 15, 48
 _MARGIN, _ROW, _LINE = 16, 30, 24
 _GROUND, _TEXT, _FAINT, _EMPTY = (30, 31, 36), (236, 236, 240), (170, 172, 182), (44, 46, 52)
 # From nothing over a tenth to all of the other's energy.
@@ -25,9 +27,10 @@ def heat_map(found: Interference) -> Image.Image:
     font, small = font_of(15), font_of(13)
     left = _MARGIN + math.ceil(max((font.getlength(label) for label in labels), default=0)) + 12
     count = max(1, len(found.blocks))
-    cell = max(_LEAST_CELL, min(_MOST_CELL, (_LEAST_WIDTH - left - _MARGIN) // count))
+    least = _NUMBERED if count <= _MOST_NUMBERED else _LEAST_CELL
+    cell = max(least, min(_MOST_CELL, (_LEAST_WIDTH - left - _MARGIN) // count))
     width = max(_LEAST_WIDTH, left + count * cell + _MARGIN)
-    said = textwrap.wrap(sentence(found), max(40, width // 10))
+    said = textwrap.wrap(sentence(found), (width - 2 * _MARGIN) // 9)
     names = math.ceil(max((small.getlength(block) for block in found.blocks), default=0)) + 10
     top = _MARGIN + len(said) * _LINE + 12
     height = top + len(lines) * _ROW + names + 3 * _LINE + _MARGIN
@@ -41,7 +44,7 @@ def heat_map(found: Interference) -> Image.Image:
         _cells(draw, found, one, which, (left, y), cell)
     for number, block in enumerate(found.blocks):
         _upright(image, block, left + number * cell + cell / 2, top + len(lines) * _ROW + 4)
-    _legend(draw, height - _MARGIN - 2 * _LINE, found)
+    _legend(draw, height - _MARGIN - 2 * _LINE, found, cell >= _NUMBERED)
     return image
 
 
@@ -72,7 +75,7 @@ def _cells(
             continue
         taken = one.cells[block].taken(which)
         draw.rectangle(box, colour_of(taken))
-        if size >= 30:
+        if size >= _NUMBERED:
             text, font = f"{100 * min(taken, 9.99):.0f}", font_of(13)
             ink = (20, 20, 24) if taken > 0.06 else _TEXT
             draw.text((x + (size - 2 - font.getlength(text)) / 2, top + 6), text, ink, font)
@@ -98,7 +101,7 @@ def _upright(image: Image.Image, text: str, x: float, y: float) -> None:
     image.paste(turned, (int(x - turned.width / 2), int(y)))
 
 
-def _legend(draw: ImageDraw.ImageDraw, y: int, found: Interference) -> None:
+def _legend(draw: ImageDraw.ImageDraw, y: int, found: Interference, numbered: bool) -> None:
     x, font = float(_MARGIN), font_of(13)
     for share in (0.0, 0.1, 0.3, 1.0):
         draw.rectangle((x, y + 2, x + 14, y + 16), colour_of(share))
@@ -108,5 +111,6 @@ def _legend(draw: ImageDraw.ImageDraw, y: int, found: Interference) -> None:
     draw.rectangle((x, y + 2, x + 14, y + 16), _EMPTY)
     draw.text((x + 20, y + 1), "no weight in common", _FAINT, font)
     how = "on the model's inputs" if found.weighted else "by the weights"
-    text = f"numbers are percent: energy written into the other's directions, {how}"
+    what = "numbers are percent" if numbered else "colour"
+    text = f"{what}: energy written into the other's directions, over the other's own, {how}"
     draw.text((_MARGIN, y + _LINE), text, _FAINT, font)

@@ -11,6 +11,9 @@ import torch
 
 from ..algebra.factorspace import Factors, concat
 from ..errors import MergeError
+from ..merge.families import said_rank
+from ..merge.onbase import NOT_CONNECTED, BaseModel, on_base
+from ..merge.pairing import Group
 from ..merge.plan import Progress, Rows
 from ..merge.weight import Weight
 from ..targets import TargetMap
@@ -20,6 +23,8 @@ from .overlap import Directions, Overlap, directions_of, overlap_of, summed
 MOST_ROWS = 16
 # What a row may write into another's directions, beyond what chance writes, before a smaller strength is proposed.
 TOLERATED = 0.1
+# An update that is no product of factors has directions everywhere: so many of the strongest are its own.
+_MOST_DIRECTIONS = 64
 # A block with less of the disturbed row's energy than this is not worth a word.
 _WORTH = 0.01
 # Of the worst block's disturbance: blocks above this share are named with it.
@@ -87,10 +92,12 @@ def interference(
     clip: TargetMap | None = None,
     inputs: Mapping[str, Inputs] | None = None,
     progress: Progress | None = None,
+    base: BaseModel = NOT_CONNECTED,
 ) -> Interference:
     """Measure every pair of the active rows. inputs: weight name -> what its layer was fed. Raises MergeError.
 
-    Updates are at their strengths. Needs factors of every adapter: what depends on the weight is left out and said.
+    Updates are at their strengths. base: the weights of what is connected; a row that depends on them is measured by what
+    it alone makes of them, a layer at a time, and left out and said where they are not there.
     """
     active = [(row, file) for row, file in rows if row.active]
     if not 2 <= len(active) <= MOST_ROWS:
@@ -98,6 +105,7 @@ def interference(
             f"Interference is between rows: {len(active)} are switched on; it needs 2 to {MOST_ROWS}. "
             "Connect a LORA_STACK with the rows to compare."
         )
+    active = on_base(active, model, clip, base, in_order=False, dtype=torch.float32)
     whole = grouped(active, model, clip)
     cells: dict[tuple[int, int], dict[str, list[Overlap]]] = {}
     energies: list[dict[str, float]] = [{} for _ in active]
@@ -106,7 +114,8 @@ def interference(
         if weight is not None:
             blocks.setdefault(block)
             key = whole.key_of(group)
-            sides = _sides(weight, None if inputs is None or key is None else inputs.get(key))
+            fed = None if inputs is None or key is None else inputs.get(key)
+            sides = _sides(group, weight, fed)
             for row, side in sides.items():
                 energies[row][block] = energies[row].get(block, 0.0) + side.energy
             for a, b in combinations(sorted(sides), 2):
@@ -125,17 +134,24 @@ def interference(
     return Interference(said, order, pairs, tuple(energies), weighted, by_model, whole.left_out)
 
 
-def _sides(weight: Weight, fed: Inputs | None) -> dict[int, Directions]:
+def _sides(group: Group, weight: Weight, fed: Inputs | None) -> dict[int, Directions]:
     """Row -> its update with directions, at its strength; on the inputs of the layer where these are known."""
     sides = {}
     for row, term, strength in zip(weight.rows, weight.terms, weight.strengths, strict=True):
+        most = strongest(group, row) if term.rank >= min(term.shape) else None
         update = concat([term], [strength])
         room = None
         if fed is not None and fed.samples.shape[1] == update.shape[1]:
             update = Factors(update.up, update.down @ fed.samples.T)
             room = min(fed.room, float(update.shape[1]))
-        sides[row] = directions_of(update, room)
+        sides[row] = directions_of(update, room, most)
     return sides
+
+
+def strongest(group: Group, row: int) -> int:
+    """How many directions are a row's own where its update is no product of factors: its rank, at most 64."""
+    ranks = [said_rank(member.adapter) for member in group.members if member.row == row]
+    return min(_MOST_DIRECTIONS, *ranks)
 
 
 def advice(found: Interference) -> Advice | None:

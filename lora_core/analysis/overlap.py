@@ -13,9 +13,13 @@ from typing import Any
 import torch
 
 from ..algebra.factorspace import Factors, decompose
+from ..merge.recompress import ChooseRank, fit_blocks
+from ..merge.weight import BLOCK_ROWS, RowBlocks, generator
 
 # Rows of each matrix on which signs are compared, evenly spread: the figure is a share over millions of entries.
 _SIGN_ROWS = 64
+# Singular values of a full matrix below this share of the largest are no direction of its own.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Directions:
     """An update with orthonormal bases of its output (out, rank) and input (inner, rank) sides.
 
     room: how many input directions there are by chance: the inner size, or on inputs of a model how many these fill.
+    whole: the update as a matrix where it is no product of smaller factors.
     """
 
     update: Factors
@@ -100,27 +105,54 @@ class Directions:
     inputs: torch.Tensor
     energy: float
     room: float
+    whole: torch.Tensor | None = None
 
     @property
     def rank(self) -> int:
         return int(self.outputs.shape[1])
 
+    def rows(self, which: torch.Tensor) -> torch.Tensor:
+        return self.update.up[which] @ self.update.down if self.whole is None else self.whole[which]
 
-def directions_of(update: Factors, room: float | None = None) -> Directions:
-    """Both bases from the singular vectors that are more than rounding. room: None for the inner size."""
+
+def directions_of(
+    update: Factors, room: float | None = None, most: int | None = None
+) -> Directions:
+    """Both bases from the singular vectors that are more than rounding, the strongest `most` of them.
+
+    room: None for the inner size.
+    """
+    space = float(room or update.shape[1])
+    if most is not None and update.rank >= min(update.shape):
+        return _of_whole(update, space, most)
     found = decompose(update)
-    outputs, inputs = found.directions(found.numerical_rank)
-    energy = float(found.s.square().sum())
-    return Directions(update, outputs, inputs, energy, float(room or update.shape[1]))
+    rank = found.numerical_rank if most is None else min(most, found.numerical_rank)
+    outputs, inputs = found.directions(rank)
+    return Directions(update, outputs, inputs, float(found.s.square().sum()), space)
+
+
+def _of_whole(update: Factors, room: float, most: int) -> Directions:
+    """Of a full matrix, by passes over its rows: a full decomposition of a large layer would take minutes."""
+    whole = update.delta
+    blocks = RowBlocks(update.shape, lambda rows: whole[rows])
+    energy = sum(float(block.double().square().sum()) for _, block in blocks)
+    found = fit_blocks(blocks, _above_rounding(most), most, generator(0, b"directions")).factors
+    outputs = torch.nn.functional.normalize(found.up, dim=0)
+    inputs = torch.nn.functional.normalize(found.down, dim=1).T
+    return Directions(update, outputs, inputs, energy, room, whole)
+
+
+def _above_rounding(most: int) -> ChooseRank:
+    return lambda s, _: min(most, int((s > _ROUNDING * s[:1]).sum()))
 
 
 def overlap_of(a: Directions, b: Directions) -> Overlap:
     """One weight's part in the overlap of two rows."""
     a_part, b_part = _inside(a, b), _inside(b, a)
-    opposed, changed = _signs(a.update, b.update)
+    opposed, changed = _signs(a, b)
     a_side = _side(a, b, a_part, written=b_part["both"])
     b_side = _side(b, a, b_part, written=a_part["both"])
-    return Overlap(a_side, b_side, _product(a.update, b.update), opposed, changed, 1)
+    return Overlap(a_side, b_side, _product(a, b), opposed, changed, 1)
 
 
 def _side(one: Directions, other: Directions, parts: dict[str, float], written: float) -> Side:
@@ -141,6 +173,11 @@ def _side(one: Directions, other: Directions, parts: dict[str, float], written: 
 
 def _inside(one: Directions, other: Directions) -> dict[str, float]:
     """The energies of one update inside the other's directions: |Q^T dW|^2, |dW P|^2, |Q^T dW P|^2."""
+    if one.whole is not None:
+        turned = other.outputs.T @ one.whole
+        parts = (turned, one.whole @ other.inputs, turned @ other.inputs)
+        found = [float(part.double().square().sum()) for part in parts]
+        return dict(zip(("outward", "inward", "both"), found, strict=True))
     up, down = one.update.up, one.update.down
     turned_up, turned_down = other.outputs.T @ up, down @ other.inputs
     return {
@@ -155,16 +192,25 @@ def _energy(up: torch.Tensor, down: torch.Tensor) -> float:
     return max(0.0, float(((up.T @ up) * (down @ down.T)).sum()))
 
 
-def _product(a: Factors, b: Factors) -> float:
-    outs = a.up.double().T @ b.up.double()
-    return float((outs * (a.down.double() @ b.down.double().T)).sum())
+def _product(a: Directions, b: Directions) -> float:
+    """<a, b>."""
+    if a.whole is not None and b.whole is not None:
+        pairs = zip(a.whole.split(BLOCK_ROWS), b.whole.split(BLOCK_ROWS), strict=True)
+        return sum(float((x.double() * y.double()).sum()) for x, y in pairs)
+    if b.whole is not None:
+        return _product(b, a)
+    up, down = b.update.up, b.update.down
+    if a.whole is not None:
+        return float(((up.T @ a.whole).double() * down.double()).sum())
+    outs = a.update.up.double().T @ up.double()
+    return float((outs * (a.update.down.double() @ down.double().T)).sum())
 
 
-def _signs(a: Factors, b: Factors) -> tuple[float, float]:
+def _signs(a: Directions, b: Directions) -> tuple[float, float]:
     """Of what both change, sum of min(|a|, |b|): (where signs differ, everywhere), on rows spread over the matrix."""
-    out = a.shape[0]
+    out = a.update.shape[0]
     rows = torch.arange(min(out, _SIGN_ROWS)) * out // min(out, _SIGN_ROWS)
-    first, second = a.up[rows] @ a.down, b.up[rows] @ b.down
+    first, second = a.rows(rows), b.rows(rows)
     shared = torch.minimum(first.abs(), second.abs()).double()
     return float(shared[first * second < 0].sum()), float(shared.sum())
 

@@ -17,6 +17,7 @@ from ..analysis.interference_words import percent, sentence
 from ..analysis.protection import PROTECTED, YIELDING, Changed, Protection, consumed, protect
 from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
+from ..merge.onbase import BaseModel
 from ..merge.plan import Rows
 from ..merge.tensors import adapter_tensors
 from ..stack.interop import StackList, read_lora_stack
@@ -26,6 +27,7 @@ from .merging import progress_bar
 from .paths import find_lora, keep_in_loras
 from .stacking import OpenRow, facts_of, open_rows, outgoing
 from .targets import clip_targets, model_targets
+from .weights import base_of
 
 _SAME = "Nothing is changed: the stack is the one that came in."
 
@@ -61,7 +63,8 @@ def balance_stack(
     on_clip = None if clip is None else clip_targets(clip)
     opened = open_rows(stack.active.rows)
     rows = [(item.row, item.adapter) for item in opened]
-    said, before = _seen(rows, on_model, on_clip)
+    base = base_of(model, clip)
+    said, before = _seen(rows, on_model, on_clip, base)
     changed = protect(rows, order.protection, on_model, on_clip, progress_bar())
     kept = {each.row: _protected_row(opened[each.row], each) for each in changed}
     new = [
@@ -78,7 +81,7 @@ def balance_stack(
         return BalancedStack(whole, "\n".join([*lines, *note, _SAME]), as_images([before, before]))
     out = LoraStack(tuple(next(final) if row.active else row for row in stack.rows), stack.notes)
     pairs = [(row, file) for row, (_, file) in zip(balanced.rows, new, strict=True)]
-    now, after = _seen(pairs, on_model, on_clip)
+    now, after = _seen(pairs, on_model, on_clip, base)
     lines += [f"after: {now}", *_said_of(rows, changed, kept, order.protection), *balanced.said]
     return BalancedStack(outgoing(out), "\n".join(lines), as_images([before, after]))
 
@@ -92,12 +95,14 @@ def _balanced(
     return balance([row for row, _ in rows], table, order.strengths, order.budget)
 
 
-def _seen(rows: Rows, model: TargetMap | None, clip: TargetMap | None) -> tuple[str, Image.Image]:
+def _seen(
+    rows: Rows, model: TargetMap | None, clip: TargetMap | None, base: BaseModel
+) -> tuple[str, Image.Image]:
     """The sentence and the heat map of the rows as they are; words alone where there is nothing to compare."""
     if not 2 <= len(rows) <= MOST_ROWS:
         said = f"{len(rows)} rows are switched on; rows are compared from 2 to {MOST_ROWS}"
         return said, message(said)
-    found = interference(rows, model, clip)
+    found = interference(rows, model, clip, base=base)
     return sentence(found), heat_map(found)
 
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
 import folder_paths
-import torch
 
 from ..adapters import Leftover
 from ..errors import LoraFileError, MergeError
@@ -19,6 +17,7 @@ from ..merge.extract import ExtractOrder, Parameter, extract
 from ..targets import Target, TargetMap
 from .merging import Answer, answer_of, progress_bar
 from .targets import clip_targets, model_targets
+from .weights import weight_of
 
 NO_MODEL_FILE = "[the MODEL inputs]"
 _FOLDERS = ("checkpoints", "diffusion_models")
@@ -140,16 +139,7 @@ def _unfit(name: str, kind: str, shapes: list[tuple[int, ...]]) -> str | None:
 
 
 def _reader(new: list[Any], old: list[Any], key: str) -> Callable[[], tuple[Any, Any]]:
-    return lambda: (_weight(new, key), _weight(old, key))
-
-
-def _weight(patches: list[Any], key: str) -> torch.Tensor:
-    """A weight with its patches, on the CPU; as it is stored where it has none. As the host's own merging reads it."""
-    (stored, convert), *added = patches
-    if not added and stored.is_floating_point() and stored.element_size() > 1:
-        return stored.detach().cpu()
-    wide = convert(stored.detach().to(device="cpu", dtype=torch.float32, copy=True), inplace=True)
-    return comfy.lora.calculate_weight(added, wide, key) if added else wide
+    return lambda: (weight_of(new, key), weight_of(old, key))
 
 
 def _of_files(tuned: TensorFile, base: TensorFile) -> tuple[list[Parameter], list[Leftover]]:

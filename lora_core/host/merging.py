@@ -22,6 +22,7 @@ from ..stack.rows import LoraStack, StackRow
 from .progress import progress_of
 from .stacking import load_named, load_row
 from .targets import clip_targets, model_targets
+from .weights import base_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def merge_stack(
     """Merge the rows of a stack, then the LORA_MODELs that are connected, each with its strength. Raises LoraError.
 
     dtype: one of DTYPES. blocks: which row owns which block, for the method "blockwise".
-    model, clip: where connected, their key maps decide which names mean the same weight.
+    model, clip: where connected, their key maps decide which names mean the same weight, and rows that depend on their
+    weights are merged as what they do to these.
     """
     rows = [(row, load_row(row)) for row in stack.active.rows]
     for number, (tensors, strength) in enumerate(in_memory, 1):
@@ -60,7 +62,8 @@ def merge_stack(
     on_model = None if model is None else model_targets(model)
     on_clip = None if clip is None else clip_targets(clip)
     plan = with_choices(replace(plan, dtype=DTYPES[dtype]), blocks, rows)
-    return answer_of(merge(rows, plan, on_model, on_clip, progress_bar()))
+    base = base_of(model, clip)
+    return answer_of(merge(rows, plan, on_model, on_clip, progress_bar(), base))
 
 
 def resize_one(

@@ -20,7 +20,7 @@ def weighted_sum(weight: Weight, _: Parameters) -> Factors:
 
 
 def slerp(weight: Weight, _: Parameters) -> Factors:
-    """Spherical interpolation of two deltas, Shoemake 1985, section 3.3:
+    """Spherical interpolation of two deltas, Shoemake 1985:
 
     m * (sin((1-t) a) / sin a * dW_1 + sin(t a) / sin a * dW_2), a the angle between them.
     t = |w_2| / (|w_1| + |w_2|), m = the strengths' mean weighted by themselves; a negative strength turns its delta.

@@ -1,4 +1,4 @@
-"""Block-wise choice: which row a block of the model belongs to. After B-LoRA (Frenkel et al. 2024, section 4)."""
+"""Block-wise choice: which row a block of the model belongs to. After B-LoRA (Frenkel et al. 2024, arXiv 2403.14572)."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -12,7 +14,46 @@ from ..algebra.factorspace import Factors, folded, of_dense
 from ..algebra.loha import LoHa
 from ..algebra.lokr import LoKr
 
-Mergeable = Adapter | Difference
+# How the reason of an adapter ends that a known base model makes mergeable.
+DEPENDS = "depends on the base model's weight"
+GROWS = "it grows the weight"
+
+
+@dataclass(frozen=True)
+class OnBase:
+    """An adapter that depends on the weight, as what it adds to one that is known.
+
+    shape: of that weight or its slice. delta: -> (out, in * kernel) float32 at strength 1, made when asked for.
+    """
+
+    adapter: Adapter | Difference
+    shape: tuple[int, ...]
+    delta: Callable[[], torch.Tensor]
+
+    alpha = None
+
+    @property
+    def family(self) -> str:
+        return f"{self.adapter.family} on the base model"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.adapter.keys
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.adapter.tensors
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return self.shape[0], math.prod(self.shape[1:])
+
+    @property
+    def rank(self) -> int | None:
+        return None if isinstance(self.adapter, Difference) else self.adapter.rank
+
+
+Mergeable = Adapter | Difference | OnBase
 
 
 def low_rank_factors(adapter: Mergeable) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -34,6 +75,8 @@ def low_rank_factors(adapter: Mergeable) -> tuple[torch.Tensor, torch.Tensor] | 
 
 def dense_delta(adapter: Mergeable) -> torch.Tensor:
     """The delta at strength 1 as a matrix (out, in * kernel), float32. Only of families that `unmergeable` passes."""
+    if isinstance(adapter, OnBase):
+        return adapter.delta()
     if isinstance(adapter, Difference):
         return (adapter.scale * adapter.tensor.float()).flatten(1)
     if isinstance(adapter, LoHa):
@@ -57,12 +100,12 @@ def unmergeable(adapter: Mergeable) -> str | None:
     Only what adds the same delta to any weight can be summed with others.
     """
     if isinstance(adapter, Difference):
-        return "it replaces the weight" if adapter.replaces else None
+        return f"what a replaced weight adds {DEPENDS}" if adapter.replaces else None
     if isinstance(adapter, LowRank):
-        return None if adapter.grown is None else "it grows the weight"
-    if isinstance(adapter, LoHa | LoKr):
+        return None if adapter.grown is None else GROWS
+    if isinstance(adapter, LoHa | LoKr | OnBase):
         return None
-    return f"what {adapter.family} does depends on the base model's weight"
+    return f"what {adapter.family} does {DEPENDS}"
 
 
 def inner_shape(adapter: Mergeable) -> tuple[int, ...]:
@@ -71,6 +114,8 @@ def inner_shape(adapter: Mergeable) -> tuple[int, ...]:
         return (int(adapter.down.shape[1]), *adapter.kernel)
     if isinstance(adapter, Difference):
         return tuple(adapter.tensor.shape[1:])
+    if isinstance(adapter, OnBase):
+        return adapter.shape[1:]
     return (int(adapter.span[1] or 0),)
 
 

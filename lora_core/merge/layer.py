@@ -17,7 +17,7 @@ from .plan import Plan, Rows, strength_of
 from .ranks import RankRule
 from .recompress import Fitted, fit_blocks, fit_factors
 from .tensors import low_rank
-from .weight import RowBlocks, Weight, generator, weight_seed
+from .weight import RowBlocks, Weight, blocks_of, generator, weight_seed
 
 # A delta below this share of what went into it is rounding.
 _NOTHING = 1e-6
@@ -139,9 +139,16 @@ def _fitted(weight: Weight, plan: Plan, rank: int | None) -> Fitted:
         return Fitted(Factors(torch.zeros(out, 0), torch.zeros(0, inner)), 0.0)
     rule = plan.rule if rank is None else RankRule("rank", rank)
     if isinstance(merged, Factors):
-        return fit_factors(merged, rule.rank, rule.most)
+        if rule.most is None or not _is_dense(weight):
+            return fit_factors(merged, rule.rank, rule.most)
+        merged = blocks_of(bounded(merged))
     cap = weight.joint_rank if rule.most is None else rule.most
     return fit_blocks(merged, rule.rank, cap, generator(weight.seed, b"sketch"))
+
+
+def _is_dense(weight: Weight) -> bool:
+    """Whether a row's update is no product of smaller factors: then few ranks of it are found by passes over the matrix."""
+    return any(term.rank >= min(term.shape) for term in weight.terms)
 
 
 def _bound(weight: Weight) -> float:

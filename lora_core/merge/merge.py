@@ -18,8 +18,8 @@ from ..stack.rows import StackRow
 from ..targets import TargetMap
 from .certificate import CERTIFICATE_FIELD, Certificate
 from .choice import parse_choices
-from .families import unmergeable
 from .layer import Layer, merge_layer, spectrum
+from .onbase import NOT_CONNECTED, BaseModel, check_mergeable, dependents, on_base
 from .pairing import Group, Pairing, pair, scaled_rows
 from .plan import Plan, Progress, Rows, strength_of
 from .ranks import SIZE, Cost, RankRule, shared_ranks
@@ -43,16 +43,22 @@ def merge(
     model: TargetMap | None = None,
     clip: TargetMap | None = None,
     progress: Progress | None = None,
+    base: BaseModel | None = NOT_CONNECTED,
 ) -> Merge:
     """One LoRA that stands for the rows at their strengths; it is applied at strength 1.
 
-    model, clip: where given, the host's key map decides which names mean the same weight. Beside the input and the
-    result one weight at a time is in memory. Raises MergeError; then there is no result.
+    model, clip: where given, the host's key map decides which names mean the same weight. base: their weights, for rows
+    that depend on them; None where none can be given. Beside the input and the result one weight at a time is in memory.
+    Raises MergeError; then there is no result.
     """
     active = [(row, file) for row, file in rows if row.active]
-    files = [file for _, file in active]
     _check_rows(active)
-    pairing = pair(files, model, clip, block_strengths_of(active, model, clip))
+    strengths = block_strengths_of(active, model, clip)
+    if base is not None:
+        active = on_base(active, model, clip, base)
+    check_mergeable(active, base)
+    files = [file for _, file in active]
+    pairing = pair(files, model, clip, strengths)
     dtype = plan.dtype or common_dtype(files)
     weights = [group for group in pairing.groups if not group.is_plain]
     budgeted = plan.rule.kind == SIZE and not plan.how.keeps_all
@@ -79,7 +85,7 @@ def resize(
 ) -> Merge:
     """The same LoRA at other ranks: each layer the best approximation of itself. Raises MergeError."""
     plan = Plan("svd", rule, dtype=dtype)
-    resized = merge([(StackRow(file.label), file)], plan, progress=progress)
+    resized = merge([(StackRow(file.label), file)], plan, progress=progress, base=None)
     certificate = replace(resized.certificate, what="resize")
     metadata = {**file.metadata, CERTIFICATE_FIELD: certificate.as_json()}
     return Merge(replace(resized.file, label=file.label, metadata=metadata), certificate)
@@ -114,14 +120,6 @@ def _check_rows(rows: Rows) -> None:
             f"'{known[0][0]}' is for {known[0][1]}, '{other[0]}' for {other[1]}: LoRAs of different bases cannot be "
             "merged. Merge those of one base."
         )
-    for row, file in rows:
-        adapters = {**file.modules, **{name: d for (name, _), d in file.differences.items()}}
-        for name, adapter in adapters.items():
-            if (reason := unmergeable(adapter)) is not None:
-                raise MergeError(
-                    f"'{row.name}': '{name}' cannot be merged with other rows: {reason}. Leave this row out of the "
-                    "merge and load it beside the merged LoRA."
-                )
 
 
 def block_strengths_of(
@@ -206,7 +204,8 @@ def _budgeted_ranks(
 
 def _first_reason(layers: Mapping[str, Layer]) -> str:
     said = [f"'{name}': {layer.reason}" for name, layer in layers.items() if layer.reason]
-    return f"{said[0]} (and {len(said) - 1} more)." if said else "the rows hold no weights."
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    return f"{said[0]}{more}." if said else "the rows hold no weights."
 
 
 def _certificate(
@@ -249,6 +248,11 @@ def _notes(rows: Rows, plan: Plan, pairing: Pairing) -> list[str]:
         notes.append(
             f"the rows spell names in different ways: among the {len(alone)} weights that only one row has may be "
             "some that are the same. Connect MODEL and CLIP to be sure"
+        )
+    if count := dependents(rows):
+        notes.append(
+            f"{count} modules depend on the base model's weight: merged is what they do to the connected model, which the "
+            "result is for; their change has no small rank, so choose one (energy kept says what it holds)"
         )
     if plan.how.element_wise:
         notes.append(

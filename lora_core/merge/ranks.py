@@ -43,7 +43,7 @@ def _ratio(s: torch.Tensor, value: float, _: float) -> int:
 
 
 def _knee(s: torch.Tensor, _: float, __: float) -> int:
-    """Where the spectrum bends most: the point farthest below the chord. Satopaa et al. 2011, section 3."""
+    """Where the spectrum bends most: the point farthest below the chord. Satopaa et al. 2011 (Kneedle)."""
     if len(s) < 3 or s[0] == 0:
         return _all(s, 0, 0)
     chord = torch.linspace(float(s[0]), float(s[-1]), len(s), dtype=s.dtype)

@@ -15,7 +15,7 @@ Sparsifier = Callable[[slice, torch.Tensor], torch.Tensor]
 
 
 def ties(weight: Weight, parameters: Parameters) -> RowBlocks:
-    """Trim, elect sign, merge. Yadav et al. 2023 (TIES), algorithm 1; the election is among weighted deltas."""
+    """Trim, elect sign, merge. Yadav et al. 2023 (TIES, arXiv 2306.01708), algorithm 1; the election is among weighted deltas."""
     return _elected(weight, [_trim(term, parameters) for term in weight.terms], parameters)
 
 
@@ -27,19 +27,19 @@ def magnitude_prune(weight: Weight, parameters: Parameters) -> RowBlocks:
 def dare_linear(weight: Weight, parameters: Parameters) -> RowBlocks:
     """Drop entries at random with rate p = 1 - density, rescale the rest by 1 / (1 - p), sum.
 
-    Yu et al. 2024 (DARE), section 3.2.
+    Yu et al. 2024 (DARE, arXiv 2311.03099).
     """
     return _summed(weight, [_drop(weight.seed, term, parameters) for term in weight.terms])
 
 
 def dare_ties(weight: Weight, parameters: Parameters) -> RowBlocks:
-    """DARE's drop and rescale in the place of TIES' trim. Yu et al. 2024, section 4; Yadav et al. 2023."""
+    """DARE's drop and rescale in the place of TIES' trim. Yu et al. 2024 (DARE); Yadav et al. 2023 (TIES)."""
     drops = [_drop(weight.seed, term, parameters) for term in weight.terms]
     return _elected(weight, drops, parameters)
 
 
 def della(weight: Weight, parameters: Parameters) -> RowBlocks:
-    """Drop by magnitude rank, elect sign, fuse. Deep et al. 2024 (DELLA), section 3 (MagPrune).
+    """Drop by magnitude rank, elect sign, fuse. Deep et al. 2024 (DELLA, arXiv 2406.11617), MagPrune.
 
     Within a row of the matrix the entry of rank i (ascending magnitude, of n) is kept with probability
     p_i = density - epsilon + 2 epsilon i / (n - 1), and divided by p_i.
@@ -55,7 +55,7 @@ def della(weight: Weight, parameters: Parameters) -> RowBlocks:
 def breadcrumbs(weight: Weight, parameters: Parameters) -> RowBlocks:
     """Both tails dropped: the largest share `outliers`, and all below the `density` that follows. Then summed.
 
-    Davari and Belilovsky 2024 (Model Breadcrumbs), section 3.
+    Davari and Belilovsky 2024 (Model Breadcrumbs, arXiv 2312.06795).
     """
     spare = 1 - parameters.density
     fits = 0.0 <= parameters.outliers <= spare + 1e-9

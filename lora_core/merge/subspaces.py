@@ -12,7 +12,7 @@ _EIGENVALUE_FLOOR = 1e-12
 
 
 def knots_ties(weight: Weight, parameters: Parameters) -> Factors:
-    """TIES on coordinates in a shared output basis. Stoica et al. 2024 (KnOTS), section 4:
+    """TIES on coordinates in a shared output basis. Stoica et al. 2024 (KnOTS, arXiv 2410.19735):
 
     [dW_1 ... dW_N] = U S [V_1^T ... V_N^T]; TIES over C_i = S V_i^T; dW = U @ TIES(C_1 .. C_N).
     C_i = U^T dW_i, and U is the left basis of [B_1 .. B_N] @ blockdiag(A_i): with A_i^T = Q_i R_i it is that of
@@ -28,7 +28,7 @@ def knots_ties(weight: Weight, parameters: Parameters) -> Factors:
 
 
 def tsv_m(weight: Weight, _: Parameters) -> Factors:
-    """Task singular vectors, made orthogonal over the rows. Gargiulo et al. 2025 (TSV-M), algorithm 1:
+    """Task singular vectors, made orthogonal over the rows. Gargiulo et al. 2025 (TSV-M, arXiv 2412.00081):
 
     U = [U_1 .. U_N], V likewise; dW = polar(U) diag(w S) polar(V)^T, polar(X) = X (X^T X)^(-1/2).
     Each row keeps at most a share 1/N of the matrix's own rank, as there.
@@ -62,7 +62,7 @@ def orthogonal(weight: Weight, parameters: Parameters) -> Factors:
 
     dW_i' = dW_i - p QQ^T dW_i PP^T, Q and P the output and input directions of the protected rows' sum,
     so that <dW_i', protected> = 0 at p = 1. Protected are rows of role "character"; where the stack has none, row 1.
-    The projection that Orthogonal Adaptation (Po et al. 2024, section 3.2) trains towards, done afterwards.
+    The projection that Orthogonal Adaptation (Po et al. 2024, arXiv 2312.02432) trains towards, done afterwards.
     """
     guarded = _protected(weight.roles)
     inside = [i for i, row in enumerate(weight.rows) if row in guarded]
@@ -91,7 +91,7 @@ def _off(term: Factors, outs: torch.Tensor, ins: torch.Tensor, much: float) -> F
 def zipper(weight: Weight, _: Parameters) -> Factors:
     """Every input column goes to one row alone, so that no two rows share a column.
 
-    ZipLoRA (Shah et al. 2023, section 4) trains column coefficients m_i in dW = sum_i m_i o dW_i until m_1 and m_2 do
+    ZipLoRA (Shah et al. 2023, arXiv 2311.13600) trains column coefficients m_i in dW = sum_i m_i o dW_i until m_1 and m_2 do
     not overlap; here m_i is 1 where the row's share of its own energy, w_i^2 ||dW_i[:, j]||^2 / ||dW_i||^2, is the
     largest, and 0 elsewhere. Squared column norms are colsum(A o (B^T B A)).
     """

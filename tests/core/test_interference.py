@@ -17,9 +17,12 @@ from lora_core.analysis.overlap import directions_of, overlap_of
 from lora_core.analysis.protection import Protection, applied, protect
 from lora_core.errors import MergeError
 from lora_core.merge.families import row_factors
+from lora_core.merge.onbase import BaseModel
 from lora_core.targets import Target, TargetMap
 from tests.core.lora_tensors import pair
 from tests.core.merge_rows import delta, exact, factors, row
+from tools.family_formulas import expected
+from tools.family_tensors import MAKERS, Draw, named
 
 NAMES = ("lora_unet_input_blocks_4_1_proj_in", "lora_unet_output_blocks_3_1_proj_in")
 KEYS = (
@@ -222,6 +225,60 @@ def test_norms_match_in_every_block_and_keep_the_energy(generator):
     assert math.sqrt(sum(v[0] ** 2 for v in lengths.values())) == pytest.approx(before, rel=2e-3)
     with pytest.raises(MergeError, match="Connect MODEL"):
         balance([each for each, _ in rows], inner_products(rows), "norms")
+
+
+@pytest.mark.parametrize("kind", ["dora_output", "oft", "glora"])
+def test_a_row_that_depends_on_the_weight_is_measured_on_the_connected_model(kind, generator):
+    """Against float64 with full matrices: its update is W' - W, its own directions the strongest, as many as its rank."""
+    weights = {key: torch.randn(24, 20, generator=generator) for key in KEYS}
+    odd = named(NAMES[0], MAKERS[kind]((24, 20), Draw(4)))
+    plain = row("plain", lora(generator, names=NAMES[:1]), 0.8)
+    rows = [row("odd", odd), plain]
+    left_out = interference(rows, MODEL)
+    assert any("depends on the base model's weight" in item for item in left_out.not_measured)
+    found = interference(rows, MODEL, base=BaseModel(weights.__getitem__))
+    assert not found.not_measured
+    (cell,) = found.pairs[0].cells.values()
+    weight = weights[KEYS[0]]
+    change = expected(kind, weight, MAKERS[kind]((24, 20), Draw(4))) - weight.double()
+    other = 0.8 * delta(plain[1].modules[NAMES[0]])
+    lengths = float(change.norm() * other.norm())
+    assert cell.cosine == pytest.approx(float((change * other).sum()) / lengths, abs=1e-5)
+    assert cell.a.own == pytest.approx(float(change.square().sum()), rel=1e-5)
+    joint = float((change + other).norm() / (change.norm() + other.norm()))
+    assert cell.joint == pytest.approx(joint, rel=1e-5)
+    u, _, vh = torch.linalg.svd(change)
+    count = 20 if kind == "oft" else 2
+    inside = u[:, :count].T @ other @ vh[:count].T
+    assert cell.b.both == pytest.approx(float(inside.square().sum()), rel=1e-3)
+    outs, _, ins = torch.linalg.svd(other)
+    part = outs[:, :4].T @ change @ ins[:4].T
+    assert cell.a.both == pytest.approx(float(part.square().sum()), rel=1e-4)
+    small = torch.minimum(change.abs(), other.abs())
+    opposed = float(small[change * other < 0].sum() / small.sum())
+    assert cell.sign_conflict == pytest.approx(opposed, rel=1e-3)
+
+
+def test_two_rows_that_depend_on_the_weight_are_each_measured_alone(generator):
+    """Not after one another as in the stack: a row and itself lie in one direction."""
+    weights = {key: torch.randn(24, 20, generator=generator) for key in KEYS}
+    odd = named(NAMES[0], MAKERS["dora_output"]((24, 20), Draw(4)))
+    found = interference([row("a", odd), row("b", odd)], MODEL, base=BaseModel(weights.__getitem__))
+    assert found.pairs[0].whole.cosine == pytest.approx(1, abs=1e-6)
+    assert found.pairs[0].whole.joint == pytest.approx(1, abs=1e-6)
+
+
+def test_on_the_inputs_of_a_model_a_row_that_depends_on_the_weight_counts_by_what_is_fed(generator):
+    weights = {key: torch.randn(24, 20, generator=generator) for key in KEYS}
+    odd = named(NAMES[0], MAKERS["dora_output"]((24, 20), Draw(4)))
+    samples = torch.randn(30, 20, generator=generator)
+    rows = [row("odd", odd), row("plain", lora(generator, names=NAMES[:1]))]
+    fed = {KEYS[0]: Inputs(samples, 12.0)}
+    found = interference(rows, MODEL, inputs=fed, base=BaseModel(weights.__getitem__))
+    weight = weights[KEYS[0]]
+    change = expected("dora_output", weight, MAKERS["dora_output"]((24, 20), Draw(4))) - weight
+    own = float((change @ samples.double().T).square().sum())
+    assert found.pairs[0].whole.a.own == pytest.approx(own, rel=1e-4)
 
 
 def test_a_lora_of_another_kind_is_left_out_and_said(generator):

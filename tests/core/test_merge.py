@@ -286,7 +286,9 @@ def test_every_family_that_adds_a_delta_is_merged_and_the_others_are_refused(kin
         row("plain", named("lora_unet_w", other), -0.4),
     ]
     if kind in REFUSED:
-        with pytest.raises(MergeError, match="'odd': 'lora_unet_w' cannot be merged .* Leave this"):
+        with pytest.raises(
+            MergeError, match="'odd': 'lora_unet_w' cannot be merged: .* Connect the MODEL"
+        ):
             merge(rows, Plan("svd"))
         return
     merged = merge(rows, Plan("concat"))

@@ -1,21 +1,19 @@
-"""Merging against independent code: PEFT's and mergekit's own, LyCORIS' deltas, sd-scripts' formulas written out again.
+"""Merging against independent code: PEFT's and mergekit's own, sd-scripts' formulas written out again.
 
-PEFT (0.21 or newer), mergekit and lycoris-lora are needed by this file alone. To run it, make an environment with them
-beside torch and run it with its Python; the parts whose package is missing are skipped by name.
+What is missing is skipped by name; CONTRIBUTING.md says how to have PEFT (0.21 or newer) and mergekit. Where one of them
+computes something else than the paper, ours is pinned against float64 and the difference is said.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lora_core.adapters import LowRank
-from lora_core.algebra import loha, lokr
 from lora_core.algebra.factorspace import Factors, concat, decompose
-from lora_core.files.parse import parse_state_dict
-from lora_core.merge import sparse
+from lora_core.merge import blends, sparse
 from lora_core.merge.blends import weighted_sum
 from lora_core.merge.ranks import RankRule
 from lora_core.merge.weight import Parameters, Weight
@@ -72,6 +70,36 @@ def test_peft_cat_and_svd_are_ours(kind, rank, peft_layer):
     assert relative(ours.delta, theirs) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    ("kind", "ours"), [("ties_svd", sparse.ties), ("magnitude_prune_svd", sparse.magnitude_prune)]
+)
+def test_pefts_svd_types_with_weights_of_one_are_ours_at_full_rank(kind, ours, peft_layer):
+    """Of the whole adapters: PEFT's scaling is in the delta once, and at full rank nothing is cut."""
+    model, terms = peft_layer
+    model.add_weighted_adapter(
+        ["a", "b"], [1.0, 1.0], "merged", combination_type=kind, svd_rank=36, density=0.4
+    )
+    theirs = model.base_model.model.layer.get_delta_weight("merged").detach()
+    settings = Parameters(density=0.4, normalise=kind == "ties_svd")
+    assert relative(formed(ours(weight(*terms), settings)), theirs) <= 1e-5
+
+
+def test_pefts_linear_is_not_the_sum_and_ours_is(peft_layer, generator):
+    """PEFT's linear sums the factors apart: cross terms. It wants equal ranks."""
+    peft = pytest.importorskip("peft", reason="peft is not installed; it is needed here alone")
+    model, terms = peft_layer
+    model.add_adapter("c", peft.LoraConfig(r=8, lora_alpha=8, target_modules=["layer"]))
+    layer = model.base_model.model.layer
+    made = factors(generator, 48, 36, 8)
+    layer.lora_B["c"].weight.data, layer.lora_A["c"].weight.data = made.up, made.down
+    model.add_weighted_adapter(["a", "c"], [0.8, -0.5], "merged", combination_type="linear")
+    theirs = layer.get_delta_weight("merged").detach()
+    expected = 0.8 * exact(terms[0]) - 0.5 * exact(made)
+    ours = weighted_sum(weight(terms[0], made, strengths=(0.8, -0.5)), Parameters()).delta
+    assert relative(theirs, expected) > 0.3
+    assert relative(ours, expected) <= 1e-6
+
+
 def test_ties_is_pefts_where_its_election_and_ours_mean_the_same(generator):
     """PEFT elects among unweighted deltas and divides by the count: with equal weights of 1 that is our sum or mean."""
     utils = pytest.importorskip("peft.utils.merge_utils", reason="peft is not installed")
@@ -117,17 +145,84 @@ def test_dare_is_pefts_given_the_same_mask(kind, generator, monkeypatch):
     assert relative(ours, theirs) <= 1e-6
 
 
-def test_mergekits_sign_masks_are_ours(generator):
-    ties = pytest.importorskip(
+def mergekits(consensus, sparsification, deltas, normalise=False, **per_row):
+    """What mergekit's own method makes of a base of zeros and these task vectors, at STRENGTHS."""
+    tasks = pytest.importorskip(
         "mergekit.merge_methods.generalized_task_arithmetic",
         reason="mergekit is not installed, or lacks what it imports",
     )
+    sparsify = pytest.importorskip("mergekit.sparsify")
+    method = tasks.GeneralizedTaskArithmeticMerge(
+        consensus_method=consensus and tasks.ConsensusMethod(consensus),
+        sparsification_method=sparsify.SparsificationMethod(sparsification),
+        default_normalize=False,
+        default_rescale=False,
+        method_name="here",
+        method_pretty_name=None,
+        method_reference_url=None,
+    )
+    entries = [SimpleNamespace(tensor=delta, id=number) for number, delta in enumerate(deltas)]
+    base = SimpleNamespace(tensor=torch.zeros_like(deltas[0]))
+    settings = {
+        "normalize": normalise, "rescale": False, "lambda": 1.0, "int8_mask": False,
+        "weight": dict(enumerate(STRENGTHS)),
+    }  # fmt: skip
+    settings |= {name: dict.fromkeys(range(3), value) for name, value in per_row.items()}
+    group = SimpleNamespace(base=base, non_base=entries)
+    return method.merge_group(group, **settings)
+
+
+def test_mergekits_ties_is_ours(generator):
     some = three(generator)
-    kept = [sparse.largest(term.delta, 0.4) for term in some.terms]
-    weighted = torch.stack([w * each for w, each in zip(STRENGTHS, kept, strict=True)])
-    mask = ties.get_mask(weighted, method="sum", mask_dtype=torch.float32)
-    theirs = (weighted * mask).sum(0)
-    ours = formed(sparse.ties(some, Parameters(density=0.4)))
+    theirs = mergekits("sum", "magnitude", [t.delta for t in some.terms], density=0.4)
+    assert relative(formed(sparse.ties(some, Parameters(density=0.4))), theirs) <= 1e-6
+
+
+def test_mergekit_divides_by_signed_weights_and_ours_by_their_sizes(generator):
+    """With a negative weight mergekit's divisor may be small or negative: its mean is up to many times too large."""
+    some = three(generator)
+    deltas = [term.delta for term in some.terms]
+    theirs = mergekits("sum", "magnitude", deltas, normalise=True, density=0.4)
+    kept = [sparse.largest(delta, 0.4).double() for delta in deltas]
+    weighted = [w * each for w, each in zip(STRENGTHS, kept, strict=True)]
+    sign = total(weighted) >= 0
+    agrees = [(each != 0) & ((each > 0) == sign) for each in weighted]
+    share = total([abs(w) * a.double() for w, a in zip(STRENGTHS, agrees, strict=True)])
+    summed = total([torch.where(a, e, 0.0 * e) for a, e in zip(agrees, weighted, strict=True)])
+    expected = summed / share.where(share > 0, torch.ones_like(share))
+    ours = formed(sparse.ties(some, Parameters(density=0.4, normalise=True)))
+    assert relative(ours, expected) <= 1e-6
+    assert relative(theirs, expected) > 0.1
+    positive = replace(some, strengths=(1.0, 0.7, 0.4))
+    normalised = formed(sparse.ties(positive, Parameters(density=0.4, normalise=True)))
+    assert float(normalised.abs().max()) <= max(float(d.abs().max()) for d in deltas) + 1e-6
+
+
+def test_mergekits_breadcrumbs_are_ours(generator):
+    some = three(generator)
+    deltas = [term.delta for term in some.terms]
+    theirs = mergekits(None, "magnitude_outliers", deltas, density=0.4, gamma=0.02)
+    ours = formed(sparse.breadcrumbs(some, Parameters(density=0.4, outliers=0.02)))
+    assert relative(ours, theirs) <= 1e-6
+
+
+def test_mergekits_della_keeps_with_our_probabilities_and_given_one_mask_gives_our_sum(
+    generator, monkeypatch
+):
+    """Ours divides by the probability, as the paper does; mergekit rescales by a norm, or not at all as here."""
+    some = three(generator)
+    deltas = [term.delta for term in some.terms]
+    settings = Parameters(density=0.4, epsilon=0.15)
+    kept = [formed(sparse.della(weight(term), settings)) for term in some.terms]
+    asked, masks = [], iter([(each != 0).float() for each in kept])
+    monkeypatch.setattr(torch, "bernoulli", lambda p, **_: asked.append(p) or next(masks))
+    theirs = mergekits("sum", "della_magprune", deltas, density=0.4, epsilon=0.15)
+    divided = [k / d.where(d != 0, torch.ones_like(d)) for k, d in zip(kept, deltas, strict=True)]
+    for chance, scale in zip(asked, divided, strict=True):
+        there = scale != 0
+        torch.testing.assert_close(scale[there], 1 / chance[there], rtol=2e-5, atol=0)
+    plain = [torch.where(k != 0, d, 0.0 * d) for k, d in zip(kept, deltas, strict=True)]
+    ours = sparse.elected_sum(plain, STRENGTHS, normalise=False)
     assert relative(ours, theirs) <= 1e-6
 
 
@@ -136,6 +231,22 @@ def test_mergekits_magnitude_trim_is_ours(generator):
     delta = factors(generator, 48, 36, 8).delta
     theirs = sparsify.magnitude(delta, density=0.4, rescale_norm=None)
     assert torch.equal(theirs, sparse.largest(delta, 0.4))
+
+
+@pytest.mark.parametrize("method", ["slerp", "karcher"])
+def test_mergekits_blends_along_the_sphere_are_ours(method, generator):
+    """Strengths .6 and .4 are mergekit's t = .4, or its weights, and a size of their own mean, .52."""
+    named = f"mergekit.merge_methods.{method}"
+    theirs = pytest.importorskip(
+        named, reason="mergekit is not installed, or lacks what it imports"
+    )
+    a, b = (factors(generator, 48, 36, 8) for _ in range(2))
+    blended = {
+        "slerp": lambda: theirs.slerp(torch.tensor([0.4]), a.delta[None], b.delta[None])[0],
+        "karcher": lambda: theirs.karcher_merge_tensors([a.delta, b.delta], [0.6, 0.4]),
+    }[method]()
+    ours = getattr(blends, method)(weight(a, b, strengths=(0.6, 0.4)), Parameters()).delta
+    assert relative(ours, 0.52 * blended) <= 1e-4
 
 
 def test_sd_scripts_svd_merge_with_nothing_clamped_is_ours(generator):
@@ -169,32 +280,3 @@ def test_resize_ranks_are_the_minimal_ones_of_sd_scripts_rules(rule, value, gene
         "energy": int((squares < value).sum()) + 1,
     }[rule]
     assert RankRule(rule, value).rank(s, float(s.square().sum())) == expected
-
-
-def test_lycoris_deltas_of_loha_and_lokr_are_ours(generator):
-    functional = pytest.importorskip("lycoris.functional", reason="lycoris-lora is not installed")
-
-    def some(*shape):
-        return torch.randn(shape, generator=generator)
-
-    parts = [some(4, 36), some(48, 4), some(4, 36), some(48, 4)]
-    names = ("hada_w1_b", "hada_w1_a", "hada_w2_b", "hada_w2_a")
-    tensors = {f"lora_unet_x.{n}": t for n, t in zip(names, parts, strict=True)}
-    tensors["lora_unet_x.alpha"] = torch.tensor(2.0)
-    adapter = parse_state_dict(tensors, "x").modules["lora_unet_x"]
-    assert isinstance(adapter, loha.LoHa)
-    theirs = functional.loha.diff_weight(*parts, None, None, gamma=0.5)
-    assert relative(loha.delta(adapter), theirs) <= 1e-5
-    w1, w2a, w2b = some(6, 6), some(8, 3), some(3, 6)
-    kron = {"lora_unet_x.lokr_w1": w1, "lora_unet_x.lokr_w2_a": w2a, "lora_unet_x.lokr_w2_b": w2b}
-    kron["lora_unet_x.alpha"] = torch.tensor(1.5)
-    product = parse_state_dict(kron, "x").modules["lora_unet_x"]
-    assert isinstance(product, lokr.LoKr)
-    dense = functional.lokr.diff_weight(w1, None, None, None, w2a, w2b, None, gamma=0.5)
-    assert relative(lokr.delta(product), dense) <= 1e-5
-
-
-def test_what_is_written_reads_back_as_the_delta(generator):
-    made = factors(generator, 48, 36, 8)
-    adapter = LowRank(made.up, made.down, alpha=8.0)
-    assert adapter.scale == 1.0

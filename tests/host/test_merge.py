@@ -13,20 +13,29 @@ import pytest
 import torch
 from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from lora_core.errors import MergeError
+from lora_core.files.dtypes import DTYPES
+from lora_core.files.parse import parse_state_dict
 from lora_core.files.reader import read_adapter
+from lora_core.files.schemes import SCHEMES
 from lora_core.host.merging import merge_stack
+from lora_core.host.saving import IF_EXISTS
 from lora_core.host.stacking import apply_stack
+from lora_core.host.targets import clip_targets, model_targets
 from lora_core.merge.plan import Plan
 from lora_core.stack.rows import LoraStack, StackRow
 from tools.devkit.base_directory import TOY_MODEL
 from tools.devkit.host_client import PromptFailed
+from tools.family_tensors import MAKERS, Draw, named
 from tools.toy_reader import read
 
 ROWS = [
     {"lora": STYLE, "model": 0.8, "role": "style"},
     {"lora": CHARACTER, "model": 0.9, "role": "character"},
 ]
+KEPT_AS_IT_IS = {"naming": SCHEMES[0], "dtype": next(iter(DTYPES)), "if_exists": IF_EXISTS[0]}
 KEEP = {"keep": "all", "rank": 8, "energy": 0.95, "ratio": 20.0, "size_mb": 0.1, "dtype": "fp32"}
 
 
@@ -53,9 +62,13 @@ def without_chart(prompt):
     return {key: node for key, node in prompt.items() if key != "chart"}
 
 
-def test_the_merged_lora_gives_the_picture_of_the_stack_in_our_loader_and_in_cores(client, host):
+@pytest.mark.parametrize("method", ["concat", "svd"])
+def test_the_merged_lora_gives_the_picture_of_the_stack_in_our_loader_and_in_cores(
+    method, client, host
+):
+    """Exact methods, with nothing cut."""
     stacked = pixels(client, with_rows(twin(client, "style_and_character"), ROWS)).astype(int)
-    merged = without_chart(merging(client))
+    merged = without_chart(merging(client, method))
     folder = host.base / "output" / "loras" / "loom"
     before = set(folder.glob("*.safetensors"))
     ours = pixels(client, merged)
@@ -124,6 +137,23 @@ def test_nothing_to_merge_is_said_on_the_node(client):
         client.run(prompt)
 
 
+def test_a_merge_that_fails_leaves_no_file_and_no_half_of_one(client, host):
+    damaged = load_file(TOY_MODEL / "loras" / STYLE)
+    next(t for key, t in damaged.items() if key.endswith("lora_up.weight")).view(-1)[0] = torch.nan
+    save_file(damaged, host.base / "models" / "loras" / "damaged.safetensors")
+    client.get("/object_info/LoomLoader")  # the host lists the folder anew
+    prompt = merging(client, "svd", rows=[*ROWS, {"lora": "damaged.safetensors"}])
+    prompt["save"] = {
+        "class_type": "LoomSave",
+        "inputs": {"filename": "merged", **KEPT_AS_IT_IS, "lora_model": ["merge", 0]},
+    }
+    before = {path for path in (host.base / "output").rglob("*") if path.is_file()}
+    with pytest.raises(PromptFailed, match="holds 1 values that are NaN") as failure:
+        client.run(prompt)
+    assert failure.value.node_type == "LoomMerge"
+    assert {path for path in (host.base / "output").rglob("*") if path.is_file()} == before
+
+
 @pytest.fixture(scope="module")
 def toy():
     """MODEL and CLIP of the toy checkpoint."""
@@ -178,4 +208,38 @@ def test_core_puts_the_merged_tensors_on_as_our_stack_puts_the_rows(connected, t
             assert len(changed) >= 4
             for key in before:
                 allowed = 2**-10 * expected[key].abs() + 2e-7
+                assert bool(((found[key] - expected[key]).abs() <= allowed).all()), key
+
+
+@pytest.mark.parametrize("kind", ["dora_output", "oft", "boft", "glora", "ia3_output"])
+def test_a_row_that_depends_on_the_weight_is_merged_on_the_connected_models(kind, toy):
+    """After the character, as the stack has it: core puts the merged LoRA on as our stack puts the rows."""
+    model, clip = toy
+    character = _file(CHARACTER)
+    tensors = {}
+    for number, targets in enumerate((model_targets(model), clip_targets(clip))):
+        in_clip = bool(number)
+        names = [name for name in character.modules if name.startswith("lora_te") == in_clip][:4]
+        for place, name in enumerate(names):
+            shape = targets.shape_of(targets.find(name))
+            tensors |= named(name, MAKERS[kind](shape, Draw(10 * number + place)))
+    odd = parse_state_dict(tensors, "odd")
+    rows = LoraStack(
+        (StackRow(CHARACTER, 0.8, 0.8, adapter=character), StackRow("odd", 0.3, 0.3, adapter=odd))
+    )
+    with pytest.raises(MergeError, match="Connect the MODEL"):
+        merge_stack(rows, (), Plan("concat"), "fp32")
+    with torch.inference_mode():
+        applied = apply_stack(rows, model, clip)
+        answer = merge_stack(rows, (), Plan("concat"), "fp32", "", model, clip)
+        core = comfy.sd.load_lora_for_models(model, clip, answer.lora_model, 1.0, 1.0)
+        for ours, theirs, base in (
+            (applied.model, core[0], model),
+            (applied.clip.patcher, core[1].patcher, clip.patcher),
+        ):
+            before, expected, found = weights(base), weights(ours), weights(theirs)
+            changed = [key for key in before if not torch.equal(before[key], expected[key])]
+            assert len(changed) >= 4
+            for key in before:
+                allowed = 2**-10 * expected[key].abs() + 1e-6
                 assert bool(((found[key] - expected[key]).abs() <= allowed).all()), key
