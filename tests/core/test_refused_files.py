@@ -120,7 +120,9 @@ def test_a_checkpoint_in_another_format_is_not_opened_for_its_tensors(tmp_path):
 
 def test_two_keys_for_one_side_of_a_weight_are_refused():
     tensors = {"m.diff": torch.ones(2, 2), "m.set_weight": torch.ones(2, 2)}
-    with pytest.raises(LoraKeyError, match=r"'m\.diff' and 'm\.set_weight' both say what the weight"):
+    with pytest.raises(
+        LoraKeyError, match=r"'m\.diff' and 'm\.set_weight' both say what the weight"
+    ):
         parse_state_dict(tensors, "twice")
 
 

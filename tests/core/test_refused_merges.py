@@ -87,14 +87,19 @@ def test_only_low_rank_adapters_are_written_as_a_merge(generator):
     file = parse_state_dict(loha, "loha")
     with pytest.raises(MergeError, match="'m' is no low-rank adapter and cannot be written as one"):
         state_dict(file)
-    left, right = loha["m.hada_w1_a"] @ loha["m.hada_w1_b"], loha["m.hada_w2_a"] @ loha["m.hada_w2_b"]
+    left, right = (
+        loha["m.hada_w1_a"] @ loha["m.hada_w1_b"],
+        loha["m.hada_w2_a"] @ loha["m.hada_w2_b"],
+    )
     dense = dense_delta(file.modules["m"])  # pyright: ignore[reportArgumentType]
     assert torch.allclose(dense, left * right, atol=1e-5)
 
 
 def test_biases_of_other_lengths_are_not_summed():
     rows = [row(name, {"m.diff_b": torch.ones(size)}) for name, size in (("a", 4), ("b", 5))]
-    with pytest.raises(MergeError, match=r"'m': 'b' has a difference of shape \(5,\), another row one of"):
+    with pytest.raises(
+        MergeError, match=r"'m': 'b' has a difference of shape \(5,\), another row one of"
+    ):
         merge(rows, SVD)
 
 
@@ -111,7 +116,8 @@ def test_names_that_the_model_lacks_are_paired_by_spelling_and_said(generator):
     rows = [row(name, lora(generator, *NAMES, "lora_unet_elsewhere")) for name in ("a", "b")]
     done = merge(rows, SVD, MODEL)
     assert any(
-        "not in the connected model and were paired by spelling, first 'lora_unet_elsewhere'" in note
+        "not in the connected model and were paired by spelling, first 'lora_unet_elsewhere'"
+        in note
         for note in done.certificate.notes
     )
     assert "lora_unet_elsewhere" in done.file.modules
@@ -133,7 +139,9 @@ def test_the_middle_of_a_tucker_lora_is_written_too(generator):
         "m.lora_mid.weight": torch.randn(2, 2, 3, 3, generator=generator),
     }
     written = state_dict(parse_state_dict(tensors, "tucker"))
-    assert {key: t.shape for key, t in written.items()} == {key: t.shape for key, t in tensors.items()}
+    assert {key: t.shape for key, t in written.items()} == {
+        key: t.shape for key, t in tensors.items()
+    }
 
 
 # Extraction
@@ -146,10 +154,14 @@ def parameter(tuned, base, name="diffusion_model.x", kind="weight"):
 def test_a_difference_that_the_rule_leaves_nothing_of_is_said(generator):
     base = torch.randn(8, 8, generator=generator)
     nothing = parameter(base + 1e-30, base)  # below one step of float32: the sums are the same
-    with pytest.raises(MergeError, match="the same in all 1 parameters: there is nothing to extract"):
+    with pytest.raises(
+        MergeError, match="the same in all 1 parameters: there is nothing to extract"
+    ):
         extract([nothing], ExtractOrder(), "t")
     wild = parameter(torch.full((8, 8), float("nan")), base)
-    with pytest.raises(MergeError, match=r"Nothing is left of the difference: '.*x\.weight': it has"):
+    with pytest.raises(
+        MergeError, match=r"Nothing is left of the difference: '.*x\.weight': it has"
+    ):
         extract([wild], ExtractOrder(), "t")
 
 
@@ -215,7 +227,9 @@ def test_a_budget_above_zero_holds_rows_without_a_character_too():
 def test_protection_tells_its_progress_and_which_tensors_it_took(generator):
     rows = [row(name, lora(generator, *NAMES), role=name) for name in ("style", "character")]
     told = []
-    (changed,) = protect(rows, Protection(), MODEL, progress=lambda done, of: told.append((done, of)))
+    (changed,) = protect(
+        rows, Protection(), MODEL, progress=lambda done, of: told.append((done, of))
+    )
     assert told == [(1, 2), (2, 2)]
     taken = consumed(rows[0][1], changed.replaced)
     assert taken == set(lora(generator, *NAMES))

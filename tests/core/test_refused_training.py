@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import Conv2d, Linear
 
 from lora_core.errors import DatasetError, LoraFileError, TrainError
 from lora_core.files.parse import parse_state_dict
@@ -50,7 +51,9 @@ def test_a_folder_with_far_too_many_files_or_pictures_is_refused(tmp_path, monke
 @pytest.mark.parametrize("count", ["0", "000", "12345"])
 def test_a_folder_name_asks_for_one_to_9999_repeats(tmp_path, count):
     save(tmp_path / f"{count}_ring", "a.png", busy(1, SMALL))
-    with pytest.raises(DatasetError, match=f"'{count}_ring' asks for {count} repeats; use 1 to 9999"):
+    with pytest.raises(
+        DatasetError, match=f"'{count}_ring' asks for {count} repeats; use 1 to 9999"
+    ):
         read_folder(tmp_path)
 
 
@@ -71,14 +74,18 @@ def test_lines_without_words_are_skipped_in_typed_captions():
 def test_a_picture_file_above_the_limit_is_not_opened(tmp_path, monkeypatch):
     path = save(tmp_path, "a.png", busy(1, SMALL))
     monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
-    with pytest.raises(DatasetError, match=r"a\.png: \d+ MB; more than 0 MB are not opened. Save it"):
+    with pytest.raises(
+        DatasetError, match=r"a\.png: \d+ MB; more than 0 MB are not opened. Save it"
+    ):
         open_picture(path, "a.png")
 
 
 def test_pixels_of_32_bits_have_no_known_range(tmp_path):
     values = np.full((96, 96), 70_000, dtype=np.int32)
     Image.fromarray(values).save(tmp_path / "wide.tif")
-    with pytest.raises(DatasetError, match="32-bit pixels, whose range is not known. Save it as PNG"):
+    with pytest.raises(
+        DatasetError, match="32-bit pixels, whose range is not known. Save it as PNG"
+    ):
         open_picture(tmp_path / "wide.tif", "wide.tif")
 
 
@@ -94,7 +101,9 @@ def test_a_caption_file_that_is_too_long_or_cannot_be_read_is_refused(tmp_path, 
     path = tmp_path / "a.txt"
     path.write_text("x" * 101)
     monkeypatch.setattr(text_files, "_MOST_CAPTION_BYTES", 100)
-    with pytest.raises(DatasetError, match=r"a\.txt: 101 bytes; a file of this kind has at most 100"):
+    with pytest.raises(
+        DatasetError, match=r"a\.txt: 101 bytes; a file of this kind has at most 100"
+    ):
         read_caption(path, "a.txt")
     (tmp_path / "b.txt").mkdir()
     monkeypatch.setattr(text_files, "_MOST_CAPTION_BYTES", 1 << 20)
@@ -112,7 +121,9 @@ def test_a_cache_entry_that_cannot_be_read_names_the_folder(tmp_path):
     store = DiskStore(tmp_path / "cache", 1 << 20)
     key = text_key("a ring", "clip")
     (tmp_path / "cache" / f"{key}.safetensors").mkdir(parents=True)
-    with pytest.raises(DatasetError, match="cannot be read .* Check the folder 'cache', or keep the"):
+    with pytest.raises(
+        DatasetError, match="cannot be read .* Check the folder 'cache', or keep the"
+    ):
         store.get(key)
 
 
@@ -121,7 +132,9 @@ def test_a_cache_entry_that_cannot_be_read_names_the_folder(tmp_path):
 
 def test_a_family_or_rank_that_cannot_be_trained_is_refused():
     layers = trainable_layers(Tiny())
-    with pytest.raises(TrainError, match="'OFT' is not trained; choose one of LoRA, DoRA, LoHa, LoKr"):
+    with pytest.raises(
+        TrainError, match="'OFT' is not trained; choose one of LoRA, DoRA, LoHa, LoKr"
+    ):
         new_branches(layers, 4, 4.0, 1, family="OFT")
     with pytest.raises(TrainError, match="rank is 0; it must be 1 or more"):
         new_branches(layers, 0, 4.0, 1)
@@ -162,7 +175,9 @@ def test_a_saved_state_of_other_layers_is_refused(tmp_path):
     state = load_latest(tmp_path, "job")
     assert state is not None
     other = branches_of(Tiny(), replace(SETTINGS, rank=2))
-    with pytest.raises(TrainError, match="saved state is of other layers or another rank than this"):
+    with pytest.raises(
+        TrainError, match="saved state is of other layers or another rank than this"
+    ):
         list(train(Tiny(), batch_at, parameters_of(other), LEVELS, SETTINGS, state=state))
     save_state(state, tmp_path / "again", "job", 1)
     assert load_latest(tmp_path / "again", "job") is not None
@@ -172,12 +187,12 @@ def test_attention_alone_leaves_convolutions_and_embeddings():
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.time_embed = torch.nn.Linear(4, 4)
+            self.time_embed = Linear(4, 4)
             inner = torch.nn.ModuleDict(
                 {
-                    "proj_in": torch.nn.Linear(4, 4),
-                    "emb_layers": torch.nn.Linear(4, 4),
-                    "conv": torch.nn.Conv2d(4, 4, 3),
+                    "proj_in": Linear(4, 4),
+                    "emb_layers": Linear(4, 4),
+                    "conv": Conv2d(4, 4, 3),
                 }
             )
             self.input_blocks = torch.nn.ModuleList([inner])
@@ -186,7 +201,7 @@ def test_attention_alone_leaves_convolutions_and_embeddings():
     assert list(chosen_layers(Net(), PARTS[1])) == ["input_blocks.0.proj_in", "input_blocks.0.conv"]
     assert len(chosen_layers(Net(), PARTS[2])) == 4
     # A transformer has no such names: there it is all that is no convolution.
-    plain = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn": torch.nn.Linear(4, 4), "conv": torch.nn.Conv2d(4, 4, 3)})])})  # fmt: skip
+    plain = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"attn": Linear(4, 4), "conv": Conv2d(4, 4, 3)})])})  # fmt: skip
     assert list(chosen_layers(plain, PARTS[0])) == ["blocks.0.attn"]
 
 

@@ -154,7 +154,9 @@ def adapter(out: int, inner: int) -> LowRank:
 
 
 def patches(key: str, *adapters: LowRank) -> ResolvedPatches:
-    return ResolvedPatches(PartPatches({Target(key): tuple(Term(0, each, 1.0) for each in adapters)}))
+    return ResolvedPatches(
+        PartPatches({Target(key): tuple(Term(0, each, 1.0) for each in adapters)})
+    )
 
 
 def test_a_weight_that_the_host_does_not_have_is_refused_by_name():
@@ -168,7 +170,9 @@ def test_a_weight_that_the_host_does_not_have_is_refused_by_name():
 def test_steps_that_do_not_fit_the_weight_are_refused_with_both():
     (steps,) = patches("diffusion_model.x.weight", adapter(4, 4)).model.steps.values()
     made = StackAdapter({"diffusion_model.x.weight"}, (steps, False))
-    with pytest.raises(PatchError, match=r"1 steps could not be carried out on a weight of shape \(3"):
+    with pytest.raises(
+        PatchError, match=r"1 steps could not be carried out on a weight of shape \(3"
+    ):
         made.calculate_weight(torch.zeros(3, 5), "x", 1.0, 1.0, None, lambda t: t)
     half = torch.zeros(4, 4, dtype=torch.float16)
     assert torch.equal(
@@ -204,9 +208,14 @@ def test_files_that_are_gone_or_hold_scaled_numbers_are_not_extracted(tmp_path):
     scaled = {**plain, "model.diffusion_model.a.scale_weight": torch.ones(1)}
     for name, tensors in (("plain", plain), ("scaled", scaled)):
         save_file(tensors, tmp_path / "checkpoints" / f"{name}.safetensors")
-    with pytest.raises(MergeError, match=r"scaled\.safetensors: its weights are quantised with scales"):
+    with pytest.raises(
+        MergeError, match=r"scaled\.safetensors: its weights are quantised with scales"
+    ):
         extract_difference(
-            ExtractOrder(), "checkpoints/plain.safetensors", "checkpoints/scaled.safetensors", Pair()
+            ExtractOrder(),
+            "checkpoints/plain.safetensors",
+            "checkpoints/scaled.safetensors",
+            Pair(),
         )
 
 
@@ -234,7 +243,9 @@ def test_a_training_needs_model_clip_vae_and_a_dataset():
 def test_a_vae_or_text_encoder_that_training_cannot_keep_is_refused():
     broken = SimpleNamespace(encode=lambda pixels: torch.full((1, 4, 8, 8), float("nan")))
     encoders = Encoders(broken, None, lambda latent: latent, CPU, RamStore(1 << 20), "vae", "clip")
-    with pytest.raises(TrainError, match=r"image \d: the VAE made NaN of it. Run the VAE in float32"):
+    with pytest.raises(
+        TrainError, match=r"image \d: the VAE made NaN of it. Run the VAE in float32"
+    ):
         encode_all(Plan(dataset()), encoders, lambda done: None)
     hooked = SimpleNamespace(
         tokenize=lambda caption: caption,
