@@ -112,7 +112,9 @@ def test_a_mask_is_shrunk_to_the_latents_and_pictures_without_one_learn_everywhe
     images = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     masks = torch.ones(2, 64, 64)
     masks[0, :, :32] = 0
-    plan = Plan(Dataset(read_batch(images, "a ring", 1, masks).images, DatasetSettings(resolution=64)))
+    plan = Plan(
+        Dataset(read_batch(images, "a ring", 1, masks).images, DatasetSettings(resolution=64))
+    )
     vae = SimpleNamespace(encode=lambda pixels: torch.ones(1, 4, 8, 8))
     encoders = Encoders(
         vae, None, lambda latent: latent, torch.device("cpu"), RamStore(1 << 20), "v", "c", True

@@ -49,7 +49,7 @@ def opened(browser: Browser, url: str, width: int = 1400, height: int = 900) -> 
     context.route("**/*", stay_local)
     page = context.new_page()
     # Not "networkidle": the page keeps its websocket open.
-    page.goto(url, wait_until="domcontentloaded")
+    page.goto(url, wait_until="domcontentloaded", timeout=READY_LIMIT)
     page.wait_for_function(
         "node => window.app?.extensionManager && window.app.graph"
         " && window.LiteGraph?.registered_node_types[node]",
