@@ -94,9 +94,10 @@ class Studio:
             [kind, width],
         )
         edge = 4
-        clip = {"x": rect["x"] - edge, "y": rect["y"] - edge}
-        clip |= {side: rect[side] + 2 * edge for side in ("width", "height")}
-        return _image(self.page.screenshot(clip=clip))
+        whole = _image(self.page.screenshot())
+        x, y = rect["x"], rect["y"]
+        right, below = x + rect["width"], y + rect["height"]
+        return whole.crop((int(x) - edge, int(y) - edge, int(right) + edge, int(below) + edge))
 
     def picture(self, outputs: dict[str, Any], kind: str) -> Image.Image:
         """The first picture that a node of this type showed or saved in a run."""
@@ -159,9 +160,9 @@ def interference(studio: Studio) -> Image.Image:
 def train(studio: Studio) -> Image.Image:
     """A training of a ring from eleven drawn pictures, watched to its end."""
     dataset = {"folder": str(_drawn(studio.folder / "rings")), "trigger": "zwx"}
-    dataset |= {"template": "{caption}", "resolution": 64, "upscale": True}
-    settings = {"steps": 400, "learning_rate": 1e-3, "rank": 4, "batch_size": 2, "train_seed": 0}
-    settings |= {"validate_every": 25, "sample_every": 100, "sample_steps": 12}
+    dataset |= {"template": "{caption}", "resolution": 128, "upscale": True}
+    settings = {"steps": 300, "learning_rate": 2e-3, "rank": 8, "batch_size": 2, "train_seed": 0}
+    settings |= {"validate_every": 25, "sample_every": 75, "sample_steps": 20}
     order = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "dataset": ["2", 0]}
     order |= {"settings": ["3", 0], "filename": "loom/picture"}
     studio.open_prompt(
@@ -177,15 +178,16 @@ def train(studio: Studio) -> Image.Image:
 
 
 def graph(studio: Studio) -> Image.Image:
-    """The whole page after a run of the first example that one opens."""
+    """The graph of a style and a character after a run."""
     studio.open("style_and_character")
     studio.run()
     studio.page.evaluate(
-        "() => { const view = window.app.canvas; view.deselectAll?.(); view.ds.scale = 0.72;"
-        " view.ds.offset = [60, 110]; view.setDirty(true, true); }"
+        "() => { const view = window.app.canvas; view.deselectAll?.(); view.ds.scale = 0.8;"
+        " view.ds.offset = [70, 210]; view.setDirty(true, true); }"
     )
     studio.page.wait_for_timeout(2 * _SETTLE)
-    return _image(studio.page.screenshot(clip={"x": 0, "y": 0, "width": 1600, "height": 720}))
+    # Below the page's own bars and messages.
+    return _image(studio.page.screenshot()).crop((56, 180, 1600, 620))
 
 
 PICTURES: dict[str, Callable[[Studio], Image.Image]] = {
@@ -212,7 +214,7 @@ def _drawn(folder: Path) -> Path:
     for number in range(11):
         ground = list(GROUNDS)[number % len(GROUNDS)]
         picture = placed_at_random(Picture(None, CHARACTER_SHAPE, ground), random.Random(number))
-        draw(picture, 64).convert("RGB").save(folder / f"{number}.png")
+        draw(picture, 128).convert("RGB").save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"zwx on a {ground} ground", "utf-8")
     return folder
 

@@ -279,7 +279,8 @@ def test_too_little_memory_is_said_with_what_to_lower(toy, monkeypatch):
 
     monkeypatch.setattr(training, "followed", full)
     with torch.inference_mode(), pytest.raises(TrainError, match="memory"):
-        train_lora(*toy, dataset(), TrainOrder(SETTINGS, "full", existing=NEW))
+        model, clip, vae = toy
+        train_lora(model, clip, vae, dataset(), TrainOrder(SETTINGS, "full", existing=NEW))
 
 
 def test_a_lora_for_every_weight_of_a_small_model_is_taken():
