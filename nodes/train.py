@@ -96,7 +96,7 @@ class LoomTrainSettings:
         number = _number
         return {
             "required": {
-                "steps": number("INT", 1500, 1, 1_000_000, 10, "Steps of the optimizer. 1000 to 2000 for 10 to 30 pictures.", False),
+                "steps": number("INT", 1500, 1, 1_000_000, 1, "Steps of the optimizer. 1000 to 2000 for 10 to 30 pictures.", False),
                 "learning_rate": number("FLOAT", 1e-4, 1e-7, 1.0, 1e-6, "The highest learning rate. It belongs to alpha = rank; halve it where pictures get burnt.", False),
                 "rank": number("INT", 16, 1, 1024, 1, "Size of the LoRA: 8 to 16 for a character or thing, 16 to 32 for a style.", False),
                 "alpha": number("FLOAT", 0.0, 0.0, 4096.0, 0.5, "The LoRA acts with alpha / rank. 0: the same as rank.", False),

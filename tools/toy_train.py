@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import autocast
 
 TIMESTEPS = 1000
 # Steps with less than one part in this many of signal count less, in proportion ...
@@ -85,7 +86,7 @@ def denoising_loss(
     noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
     velocity = share.sqrt() * noise - (1 - share).sqrt() * latents
     device = context.device
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with autocast(device.type, dtype=torch.bfloat16):
         guess = predict(noisy.to(device), steps.float().to(device), context)
     error = (guess.float() - velocity.to(device)).square().mean(dim=(1, 2, 3))
     if not tilted:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import autocast
 
 from tools import toy_host, toy_latents, toy_train
 from tools.toy_pictures import (
@@ -148,7 +149,7 @@ def _crops_loss(decoder: torch.nn.Module) -> toy_train.Loss:
         level = LATENT_NOISE * torch.rand((len(rows), 1, 1, 1), generator=generator)
         given = (latents[rows] + level * noise).to(device)
         wanted = (targets[rows].float() / 255).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast(device.type, dtype=torch.bfloat16):
             shown = decoder(given)
         return (shown.float() - wanted).abs().mean()
 

@@ -49,11 +49,17 @@ export function iconButton(name, label, run, attrs = {}) {
   return el("button", { type: "button", class: "loom-icon-button", "aria-label": label, title: label, ...attrs, on: { click: run } }, icon(name));
 }
 
-// A style sheet beside the module that asks for it: loadCss(new URL("./x.css", import.meta.url)). Loaded once a page.
-export function loadCss(address) {
+const sheets = new Set();
+
+// A style sheet beside the module that asks for it: loadCss(new URL("./x.css", import.meta.url)). Loaded once a page,
+// and beside the document: nothing is put into its head.
+export async function loadCss(address) {
   const href = String(address);
-  if ([...document.styleSheets].some((sheet) => sheet.href === href) || document.querySelector(`link[href="${CSS.escape(href)}"]`)) return;
-  document.head.append(el("link", { rel: "stylesheet", href }));
+  if (sheets.has(href)) return;
+  sheets.add(href);
+  const answer = await fetch(href);
+  if (!answer.ok) throw new Error(`${href} answers ${answer.status}`);
+  document.adoptedStyleSheets.push(await new CSSStyleSheet().replace(await answer.text()));
 }
 
 // What a person does inside an element stays there: the canvas below neither drags, scrolls nor takes its keys.
@@ -67,11 +73,12 @@ export function keepEvents(element, { wheel = false } = {}) {
 
 const open = [];
 
-// A panel over the page beside `anchor`; one that is opened from within another stays above it. It closes by Escape and
-// by a press elsewhere, and gives the focus back. Returns a function that closes it.
+// A panel over the page beside `anchor`, in the top layer but a child of the anchor's own widget; one that is opened
+// from within another stays above it. It closes by Escape and by a press elsewhere, and gives the focus back. Returns a
+// function that closes it.
 export function openPanel(anchor, content, { label, role = "dialog", width, onClose, className = "" } = {}) {
   const panel = keepEvents(
-    el("div", { class: `loom-ui loom-panel ${className}`, role, "aria-label": label, tabindex: "-1", style: width ? { width: `${width}px` } : {} }, content),
+    el("div", { class: `loom-ui loom-panel ${className}`, role, "aria-label": label, tabindex: "-1", popover: "manual", style: width ? { width: `${width}px` } : {} }, content),
     { wheel: true },
   );
   open.find((entry) => entry.anchor === anchor)?.close();
@@ -81,7 +88,7 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
     if (closed) return;
     closed = true;
     for (const above of open.splice(open.findIndex((entry) => entry.panel === panel)).slice(1)) above.close(false);
-    document.removeEventListener("pointerdown", pressed, true);
+    window.removeEventListener("pointerdown", pressed, true);
     window.removeEventListener("resize", close);
     sized.disconnect();
     panel.remove();
@@ -100,14 +107,15 @@ export function openPanel(anchor, content, { label, role = "dialog", width, onCl
     raised.preventDefault();
     close();
   });
-  document.body.append(panel);
+  anchor.closest(".loom-ui:not(.loom-panel)").append(panel);
+  panel.showPopover();
   open.push({ panel, anchor, close });
   // What comes later makes it larger: it moves, so that it stays within the window.
   const sized = new ResizeObserver(() => place(panel, at));
   const at = anchor.getBoundingClientRect();
   sized.observe(panel);
   place(panel, at);
-  document.addEventListener("pointerdown", pressed, true);
+  window.addEventListener("pointerdown", pressed, true);
   window.addEventListener("resize", close);
   return close;
 }

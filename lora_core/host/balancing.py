@@ -77,7 +77,7 @@ def balance_stack(
     lines = [f"before: {said}"]
     if not changed and not balanced.said:
         whole = lora_stack if isinstance(lora_stack, StackList) else outgoing(stack)
-        note = [_why_not(rows, order.protection)] if order.protection.much else []
+        note = [_why_not(rows)] if order.protection.much else []
         return BalancedStack(whole, "\n".join([*lines, *note, _SAME]), as_images([before, before]))
     out = LoraStack(tuple(next(final) if row.active else row for row in stack.rows), stack.notes)
     pairs = [(row, file) for row, (_, file) in zip(balanced.rows, new, strict=True)]
@@ -135,7 +135,7 @@ def _said_of(
     if protection.much == 0:
         return []
     if not changed:
-        return [_why_not(rows, protection)]
+        return [_why_not(rows)]
     characters = [row.name for row, _ in rows if row.role == PROTECTED]
     return [
         f"{rows[each.row][0].name}: kept {100 * protection.much:g} % off the {protection.side} directions that hold "
@@ -146,10 +146,8 @@ def _said_of(
     ]
 
 
-def _why_not(rows: Rows, protection: Protection) -> str:
+def _why_not(rows: Rows) -> str:
     roles = {row.role for row, _ in rows}
-    if protection.much == 0:
-        return "protection is 0 %: no row's weights are changed"
     if PROTECTED not in roles:
         return f"protection has nothing to protect: give a row the role {PROTECTED}"
     if not roles & set(YIELDING):

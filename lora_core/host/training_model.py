@@ -19,6 +19,7 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import autocast
 
 from ..train.loop import Predict
 from ..train.objective import NoiseLevels
@@ -233,7 +234,7 @@ def _autocast(device: str, computes: torch.dtype) -> Any:
     """bfloat16 where the model computes in 16 bits: gradients of half precision would vanish without a scale."""
     if computes not in _SIXTEEN_BITS:
         return contextlib.nullcontext()
-    return torch.autocast(device, dtype=torch.bfloat16)
+    return autocast(device, dtype=torch.bfloat16)
 
 
 def _model_conds(inner: Any, noisy: torch.Tensor, said: Conditioning) -> dict[str, Any]:

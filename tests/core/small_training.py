@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.nn import Conv2d, Linear
 
 from lora_core.train.adapters import (
     Branch,
@@ -32,8 +33,8 @@ class Tiny(torch.nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng():
-            self.first, self.last = torch.nn.Conv2d(2, 6, 3, padding=1), torch.nn.Conv2d(6, 2, 1)
-            self.words = torch.nn.Linear(4, 6)
+            self.first, self.last = Conv2d(2, 6, 3, padding=1), Conv2d(6, 2, 1)
+            self.words = Linear(4, 6)
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
             parameter.requires_grad_(False)

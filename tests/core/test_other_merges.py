@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import Linear
 
 from lora_core.algebra.factorspace import Factors, concat, decompose
 from lora_core.merge import blends, sparse
@@ -40,7 +41,7 @@ def peft_layer(generator):
     """A PEFT LoRA layer with two adapters of unequal rank and alpha, and the same as our terms."""
     peft = pytest.importorskip("peft", reason="peft is not installed; it is needed here alone")
     model = torch.nn.Sequential()
-    model.add_module("layer", torch.nn.Linear(36, 48, bias=False))
+    model.add_module("layer", Linear(36, 48, bias=False))
     terms = {}
     wrapped = None
     for name, rank, alpha in (("a", 8, 4), ("b", 6, 12)):

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import autocast
+from torch.nn import Conv2d, Linear
 
 from lora_core.adapters import AdapterFile, LowRank
 from lora_core.algebra.steps import run, steps_of
@@ -29,9 +31,9 @@ class Network(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = torch.nn.ModuleList(
-            [torch.nn.Conv2d(3, 6, 3, stride=2, padding=1, dilation=1), torch.nn.Conv2d(6, 5, 1)]
+            [Conv2d(3, 6, 3, stride=2, padding=1, dilation=1), Conv2d(6, 5, 1)]
         )
-        self.ends = torch.nn.ModuleList([torch.nn.Linear(5, 7)])
+        self.ends = torch.nn.ModuleList([Linear(5, 7)])
 
     def forward(self, x):
         x = self.blocks[1](torch.tanh(self.blocks[0](x)))
@@ -142,14 +144,14 @@ def test_new_numbers_depend_on_seed_and_path_alone():
 
 
 def test_a_rank_above_the_layers_own_is_lowered_and_the_scale_stays():
-    branch = new_branches({"ends.0": torch.nn.Linear(5, 7)}, 16, 8.0, 0)[0]
+    branch = new_branches({"ends.0": Linear(5, 7)}, 16, 8.0, 0)[0]
     assert (branch.rank, branch.scale) == (5, 0.5)
 
 
 def test_under_autocast_weights_and_gradients_stay_float32():
     net = network().bfloat16()
     branches = new_branches(trainable_layers(net), 4, 4.0, seed=0)
-    with attached(net, branches), torch.autocast("cpu", dtype=torch.bfloat16):
+    with attached(net, branches), autocast("cpu", dtype=torch.bfloat16):
         out = net(picture().bfloat16())
     out.float().square().mean().backward()
     dtypes = {None if p.grad is None else p.grad.dtype for p in adapters.parameters_of(branches)}
@@ -228,7 +230,7 @@ def unet_table():
 
 
 def test_the_block_language_says_which_layers_are_trained():
-    layers = {path: torch.nn.Linear(4, 4) for path in UNET}
+    layers = {path: Linear(4, 4) for path in UNET}
 
     def left(text):
         return list(in_blocks(layers, text, unet_table(), "diffusion_model."))

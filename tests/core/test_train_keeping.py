@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import Linear
 
 from lora_core.errors import TrainError
 from lora_core.train import judging, optimizers
@@ -213,9 +214,9 @@ def test_the_estimate_leaves_nothing_behind():
 class Blocks(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first = torch.nn.Linear(4, 4)
+        self.first = Linear(4, 4)
         self.blocks = torch.nn.ModuleList(
-            [torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Linear(16, 4)), torch.nn.Linear(4, 4)]
+            [torch.nn.Sequential(Linear(4, 16), Linear(16, 4)), Linear(4, 4)]
         )  # fmt: skip
 
     def forward(self, x):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,13 @@ def test_block_strengths_are_checked_as_a_run_reads_them(client):
     assert client.get("/loom/facts", name=STYLE, blocks="IN04=0.5")["blocks_fault"] is None
     fault = client.get("/loom/facts", name=STYLE, blocks="IN04=lots")["blocks_fault"]
     assert "'lots' is not a finite number" in fault
+
+
+@pytest.mark.parametrize("body", [b"no JSON", b'"12"', b"[1]"])
+def test_a_wish_to_stop_in_another_form_is_refused(host, body):
+    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(f"{host.url}/loom/stop", body, headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(asked)
+    assert caught.value.code == 400
+    assert "The body must be JSON such as" in json.loads(caught.value.read())["error"]

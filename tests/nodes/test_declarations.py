@@ -74,3 +74,14 @@ def test_every_node_that_names_a_file_follows_it(pack):
         if named is not None:
             said = "SD-MIDD" if named == "preset" else "style.safetensors"
             assert said in node.IS_CHANGED(**{named: values[named]})
+
+
+def test_a_whole_number_that_one_types_stays_what_it_is(pack):
+    """The page rounds an INT to whole steps from its least value: with 1 and a step of 10 it makes 1501 of 1500."""
+    for node_id, node in pack.nodes.items():
+        inputs = node.INPUT_TYPES()
+        for name, spec in {**inputs["required"], **inputs.get("optional", {})}.items():
+            if spec[0] == "INT":
+                least, step = spec[1].get("min", 0), spec[1].get("step", 1)
+                assert least % step == 0, f"{node_id}.{name}"
+                assert spec[1]["default"] % step == 0, f"{node_id}.{name}"

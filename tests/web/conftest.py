@@ -10,33 +10,21 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from tools.devkit import pins
 from tools.devkit.base_directory import SETTINGS, standard_base
-from tools.devkit.browser import find_browser
 from tools.devkit.environment import located
 from tools.devkit.host_client import HostClient
 from tools.devkit.host_process import Host, running_host
+from tools.devkit.pages import chromium, opened
 
 ENVIRONMENT = located()
-OUR_NODE = "LoomLoader"
-READY_LIMIT = 120_000  # ms
-CHROMIUM_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @dataclass(frozen=True)
@@ -113,37 +101,8 @@ def client(hosts, drawing) -> HostClient:
 
 @pytest.fixture(scope="session")
 def browser():
-    program = find_browser()
-    assert program is not None, "no Chromium: run this ring through python dev.py test web"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=str(program), args=list(CHROMIUM_FLAGS), headless=True
-        )
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(browser: Browser, url: str) -> Iterator[Page]:
-    """A page of ComfyUI, ready for use, that reaches no server but its own."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
-
-    def stay_local(route: Route) -> None:
-        local = route.request.url.startswith((url, "data:", "blob:"))
-        route.continue_() if local else route.abort()
-
-    context.route("**/*", stay_local)
-    page = context.new_page()
-    # Not "networkidle": the page keeps its websocket open.
-    page.goto(url, wait_until="domcontentloaded")
-    page.wait_for_function(
-        "node => window.app?.extensionManager && window.app.graph"
-        " && window.LiteGraph?.registered_node_types[node]",
-        arg=OUR_NODE,
-        timeout=READY_LIMIT,
-    )
-    yield page
-    context.close()
+    with sync_playwright() as playwright, chromium(playwright) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

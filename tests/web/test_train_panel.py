@@ -15,7 +15,7 @@ from test_page import SETTLE, count_ends
 from tools.toy_pictures import CHARACTER_SHAPE, GROUNDS, Picture, draw, placed_at_random
 
 KIND = "LoomTrain"
-STEPS = 4001  # whole tens after the first, as the page rounds the widget
+STEPS = 4000
 
 
 def prompt(folder: Path | str, steps: int = STEPS, name: str = "loom/panel") -> dict:
