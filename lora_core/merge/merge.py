@@ -115,8 +115,8 @@ def _check_rows(rows: Rows) -> None:
             "merged. Merge those of one base."
         )
     for row, file in rows:
-        adapters = {**file.modules, **{name: d for (name, _), d in file.differences.items()}}
-        for name, adapter in adapters.items():
+        wholes = ((name, each) for (name, _), each in file.differences.items())
+        for name, adapter in (*file.modules.items(), *wholes):
             if (reason := unmergeable(adapter)) is not None:
                 raise MergeError(
                     f"'{row.name}': '{name}' cannot be merged with other rows: {reason}. Leave this row out of the "

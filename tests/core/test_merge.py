@@ -309,3 +309,13 @@ def test_block_strengths_act_in_the_merge_and_need_the_model(generator):
         torch.testing.assert_close(written, expected, rtol=0, atol=1e-5)
     with pytest.raises(MergeError, match="'lora' has block strengths.* Connect MODEL"):
         merge(rows, Plan("concat"))
+
+
+@pytest.mark.parametrize("odd", ["dora_scale", "set_weight"])
+def test_a_bias_of_the_same_name_hides_no_module_that_cannot_be_merged(odd, generator):
+    tensors = {f"{LINEAR}.{odd}": torch.ones(20, 16 if odd == "set_weight" else 1)}
+    if odd == "dora_scale":
+        tensors |= pair(LINEAR, generator, out=20, inner=16)
+    tensors[f"{LINEAR}.diff_b"] = torch.ones(20)
+    with pytest.raises(MergeError, match="cannot be merged with other rows"):
+        merge([row("odd", tensors)], Plan())
