@@ -57,7 +57,7 @@ def fold(
     for name, item in adapter.modules.items():
         shares = _shares(targets.get(id(item)), blocks)
         alphas[name] = work.module(name, item, _strength(row, name), shares)
-    for (name, kind), item in adapter.differences.items():
+    for (name, _), item in adapter.differences.items():
         shares = _shares(targets.get(id(item)), blocks)
         # A low-rank bias is read at its module's scale, in which the module's own factor is already.
         of_module = alphas.get(name, 1.0) if _is_low_rank_bias(item) else 1.0

@@ -13,6 +13,7 @@ from ..algebra.factorspace import Factors, concat
 from ..errors import MergeError
 from ..merge.plan import Progress, Rows
 from ..merge.weight import Weight
+from ..stack.blockpresets import BUILT_IN, Preset
 from ..targets import TargetMap
 from .grouped import grouped
 from .overlap import Directions, Overlap, directions_of, overlap_of, summed
@@ -87,6 +88,7 @@ def interference(
     clip: TargetMap | None = None,
     inputs: Mapping[str, Inputs] | None = None,
     progress: Progress | None = None,
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> Interference:
     """Measure every pair of the active rows. inputs: weight name -> what its layer was fed. Raises MergeError.
 
@@ -98,7 +100,7 @@ def interference(
             f"Interference is between rows: {len(active)} are switched on; it needs 2 to {MOST_ROWS}. "
             "Connect a LORA_STACK with the rows to compare."
         )
-    whole = grouped(active, model, clip)
+    whole = grouped(active, model, clip, presets)
     cells: dict[tuple[int, int], dict[str, list[Overlap]]] = {}
     energies: list[dict[str, float]] = [{} for _ in active]
     blocks: dict[str, None] = {}

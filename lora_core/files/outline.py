@@ -43,7 +43,9 @@ def _tensors(file: FileIO, entries: tuple[Entry, ...], start: int) -> dict[str, 
         tiny = 0 < count <= _READ * entry.dtype.itemsize
         read += tiny
         if read > _MOST_READ:
-            raise Unreadable(f"it holds more than {_MOST_READ} single numbers, far more than any LoRA")
+            raise Unreadable(
+                f"it holds more than {_MOST_READ} single numbers, far more than any LoRA"
+            )
         tensors[entry.name] = (
             _value(file, entry, start)
             if tiny

@@ -86,7 +86,9 @@ def entries(order: AxisOrder) -> list[Entry]:
                 found.append(Entry(order.name, item.strip(), line, start))
             column += len(item) + 1
     if not found:
-        raise SweepError(f"{order.name}_values holds nothing between its commas. Write values, or empty it.")
+        raise SweepError(
+            f"{order.name}_values holds nothing between its commas. Write values, or empty it."
+        )
     check_count(len(found), f"{order.name}_values")
     return found
 
