@@ -19,7 +19,7 @@ from .algebra.ia3 import IA3
 from .algebra.loha import LoHa
 from .algebra.lokr import LoKr
 from .errors import SaveError
-from .files.naming import is_text_encoder
+from .files.naming import LOW_RANK_BIAS, is_text_encoder, split_key
 from .resolve import matches_of
 from .stack.blockselect import listed
 from .stack.blockstrengths import BlockStrengths, Share
@@ -57,13 +57,18 @@ def fold(
     for name, item in adapter.modules.items():
         shares = _shares(targets.get(id(item)), blocks)
         alphas[name] = work.module(name, item, _strength(row, name), shares)
-    for (name, kind), item in adapter.differences.items():
+    for (name, _), item in adapter.differences.items():
         shares = _shares(targets.get(id(item)), blocks)
         # A low-rank bias is read at its module's scale, in which the module's own factor is already.
-        of_module = alphas.get(name, 1.0) if kind == "bias" and item.scale != 1.0 else 1.0
+        of_module = alphas.get(name, 1.0) if _is_low_rank_bias(item) else 1.0
         work.difference(item, _strength(row, name), shares, of_module)
     work.check(row)
     return Folded(work.tensors, tuple(_notes(work, adapter, row, blocks, targets)))
+
+
+def _is_low_rank_bias(item: Difference) -> bool:
+    parts = split_key(item.keys[0])
+    return parts is not None and parts.part == LOW_RANK_BIAS
 
 
 def _strength(row: StackRow, name: str) -> float:

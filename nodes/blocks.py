@@ -70,8 +70,8 @@ class LoomBlocks:
         }
 
     @classmethod
-    def IS_CHANGED(cls, preset: str | None = None, **_: Any) -> str:
-        return "" if preset is None else preset_stamp(preset)
+    def IS_CHANGED(cls, preset: str | None = None, blocks: str | None = None, **_: Any) -> str:
+        return "" if preset is None and not blocks else preset_stamp(preset or "", blocks or "")
 
     def block(
         self,

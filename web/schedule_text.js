@@ -21,7 +21,7 @@ function framesOf(part) {
     const relative = match[2] === "%";
     return { value: Number(match[1]) / (relative ? 100 : 1), position: match[3] === undefined ? Number(number > 0) : Number(match[3]), relative };
   });
-  const ordered = frames.every((frame, number) => frame && (number === 0 || frame.position > frames[number - 1].position));
+  const ordered = frames.every((frame, number) => frame && Number.isFinite(frame.value) && Number.isFinite(frame.position) && (number === 0 || frame.position > frames[number - 1].position));
   return ordered ? frames : undefined;
 }
 

@@ -15,6 +15,7 @@ from ..algebra.factorspace import products
 from ..errors import MergeError
 from ..files.naming import is_text_encoder
 from ..merge.plan import Progress, Rows
+from ..stack.blockpresets import BUILT_IN, Preset
 from ..stack.blockrows import with_blocks
 from ..stack.blockselect import in_runs
 from ..stack.blockstrengths import BlockStrengths, block_strengths
@@ -53,9 +54,10 @@ def inner_products(
     model: TargetMap | None = None,
     clip: TargetMap | None = None,
     progress: Progress | None = None,
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> Table:
     """K of the active rows, with their block strengths in it. Raises MergeError."""
-    whole = grouped(rows, model, clip)
+    whole = grouped(rows, model, clip, presets)
     count = len(rows)
     parts: dict[str, torch.Tensor] = {}
     blocks: dict[str, torch.Tensor] = {}
@@ -224,7 +226,7 @@ def _with_factors(
     assert blocks_table is not None  # what _norm_matched made sure of
     own: BlockStrengths | None = None
     if row.blocks.strip():
-        own = block_strengths(row.blocks, blocks_table)
+        own = block_strengths(row.blocks, blocks_table, table.whole.presets)
     named, skipped = [], []
     for block, factor in factors.items():
         low, high = (1.0, 1.0) if own is None else own.of_block(block)

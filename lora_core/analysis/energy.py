@@ -144,8 +144,8 @@ def energies_by_name(adapter: AdapterFile) -> Energies:
     """The same without a model, by the numbered blocks in the file's own names, in the file's order."""
     sums: dict[str, list[float]] = {}
     unmeasured: dict[str, None] = {}
-    whole = {name: item for (name, _), item in adapter.differences.items()}
-    for name, item in [*adapter.modules.items(), *whole.items()]:
+    wholes = [(name, item) for (name, _), item in adapter.differences.items()]
+    for name, item in [*adapter.modules.items(), *wholes]:
         entry = sums.setdefault(block_name(name), [0.0, 0])
         entry[1] += 1
         measure = ENERGY.get(type(item))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..adapters import Adapter, AdapterFile, Difference
 from ..files.naming import is_text_encoder
@@ -14,6 +14,7 @@ from ..merge.pairing import Group, pair
 from ..merge.plan import Rows
 from ..merge.weight import Weight
 from ..resolve import find_target
+from ..stack.blockpresets import BUILT_IN, Preset
 from ..stack.blocktable import BlockTable, block_table
 from ..targets import TargetMap
 from .energy import block_name
@@ -23,7 +24,7 @@ from .energy import block_name
 class Grouped:
     """rows: what could be measured of the rows, which keep their places. groups: the weights that they have.
 
-    table: None without a model and a text encoder. left_out: what has no update of its own, in words.
+    table: None without a model and a text encoder. presets: what names in block strengths mean. left_out: what has no update of its own, in words.
     """
 
     rows: Rows
@@ -32,6 +33,7 @@ class Grouped:
     left_out: tuple[str, ...]
     model: TargetMap | None
     clip: TargetMap | None
+    presets: Mapping[str, Preset] = field(default_factory=lambda: BUILT_IN)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -62,14 +64,19 @@ class Grouped:
         return tuple(sorted(blocks, key=order.index))
 
 
-def grouped(rows: Rows, model: TargetMap | None, clip: TargetMap | None) -> Grouped:
+def grouped(
+    rows: Rows,
+    model: TargetMap | None,
+    clip: TargetMap | None,
+    presets: Mapping[str, Preset] = BUILT_IN,
+) -> Grouped:
     """Pair the rows' low-rank weights. Raises MergeError and StackError where a row's block strengths do not fit."""
     measured, left_out = _measurable(rows)
     files = [file for _, file in measured]
-    pairing = pair(files, model, clip, block_strengths_of(measured, model, clip))
+    pairing = pair(files, model, clip, block_strengths_of(measured, model, clip, presets))
     table = block_table(model, clip) if model is not None or clip is not None else None
     groups = tuple(group for group in pairing.groups if not group.is_plain or _wide(group))
-    return Grouped(measured, groups, table, left_out, model, clip)
+    return Grouped(measured, groups, table, left_out, model, clip, presets)
 
 
 def _wide(group: Group) -> bool:

@@ -16,6 +16,7 @@ from ..merge.onbase import NOT_CONNECTED, BaseModel, on_base
 from ..merge.pairing import Group
 from ..merge.plan import Progress, Rows
 from ..merge.weight import Weight
+from ..stack.blockpresets import BUILT_IN, Preset
 from ..targets import TargetMap
 from .grouped import grouped
 from .overlap import Directions, Overlap, directions_of, overlap_of, summed
@@ -93,6 +94,7 @@ def interference(
     inputs: Mapping[str, Inputs] | None = None,
     progress: Progress | None = None,
     base: BaseModel = NOT_CONNECTED,
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> Interference:
     """Measure every pair of the active rows. inputs: weight name -> what its layer was fed. Raises MergeError.
 
@@ -105,8 +107,10 @@ def interference(
             f"Interference is between rows: {len(active)} are switched on; it needs 2 to {MOST_ROWS}. "
             "Connect a LORA_STACK with the rows to compare."
         )
-    active = on_base(active, model, clip, base, in_order=False, dtype=torch.float32)
-    whole = grouped(active, model, clip)
+    active = on_base(
+        active, model, clip, base, in_order=False, dtype=torch.float32, presets=presets
+    )
+    whole = grouped(active, model, clip, presets)
     cells: dict[tuple[int, int], dict[str, list[Overlap]]] = {}
     energies: list[dict[str, float]] = [{} for _ in active]
     blocks: dict[str, None] = {}

@@ -21,6 +21,7 @@ from ..merge.ranks import RankRule
 from ..merge.recompress import fit_factors
 from ..merge.tensors import common_dtype, low_rank
 from ..merge.weight import Weight
+from ..stack.blockpresets import BUILT_IN, Preset
 from ..targets import TargetMap
 from .grouped import grouped
 
@@ -88,6 +89,7 @@ def protect(
     model: TargetMap | None = None,
     clip: TargetMap | None = None,
     progress: Progress | None = None,
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> list[Changed]:
     """What becomes of each row of role style or detail beside the rows of role character; no entry for unchanged rows.
 
@@ -99,7 +101,7 @@ def protect(
         return []
     # Its blocks stay text on the row, so they must not be in the numbers too.
     bare = [(replace(row, blocks="") if row.role in YIELDING else row, file) for row, file in rows]
-    whole = grouped(bare, model, clip)
+    whole = grouped(bare, model, clip, presets)
     found: dict[int, _Row] = {
         number: _Row(common_dtype([file]))
         for number, (row, file) in enumerate(rows)

@@ -16,6 +16,7 @@ from ..algebra.lokr import LoKr
 from ..algebra.oft import Rotation
 from ..errors import LoraKeyError
 
+_MOST_SIDES = 8
 # Parts that may stand beside any family.
 BESIDE = {"alpha", "magnitude", "row magnitude"}
 
@@ -56,6 +57,8 @@ class ModuleParts:
 def _low_rank(parts: ModuleParts) -> LowRank:
     up, down = parts.need("up", "down")
     grown = parts.get("reshape")
+    if grown is not None and grown.numel() > _MOST_SIDES:
+        raise parts.refuse(f"the shape that it grows to has more than {_MOST_SIDES} sides")
     adapter = LowRank(
         up,
         down,
@@ -136,6 +139,8 @@ def _ia3(parts: ModuleParts) -> IA3:
             stored.float().flatten() - 1, stored.dim() > 1 and stored.shape[0] == 1, parts.consumed
         )
     gain, on_input = parts.need("ia3 gain", "on_input")
+    if on_input.numel() != 1:
+        raise parts.refuse("on_input must be one switch")
     return IA3(gain.flatten(), bool(on_input.item()), parts.consumed)
 
 

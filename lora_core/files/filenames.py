@@ -7,6 +7,10 @@ from pathlib import PurePosixPath
 EXTENSION = ".safetensors"
 # What a listed name may end in; only the first can be opened.
 _EXTENSIONS = (EXTENSION, ".sft", ".ckpt", ".pt", ".pth", ".bin")
+# Of one part of a name; systems allow 255, and a number, an extension or a temporary name come to it.
+MOST_BYTES = 200
+# Of a name with its folders.
+_MOST_IN_ALL = 800
 
 
 def slashed(name: str) -> str:
@@ -27,3 +31,12 @@ def base_name(name: str) -> str:
 def short_name(name: str) -> str:
     """The name without folder and extension, for labels."""
     return bare(base_name(name))
+
+
+def is_short(name: str) -> bool:
+    """Whether every system can write a file of this name: text that has an encoding, no part of it too long."""
+    try:
+        encoded = slashed(name).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return len(encoded) <= _MOST_IN_ALL and max(map(len, encoded.split(b"/"))) <= MOST_BYTES

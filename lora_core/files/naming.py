@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 # Endings of the parts that are read, without the dot before them. `lora.up` and `lora_linear_layer` are the
 # old diffusers spellings, `lora_A`/`lora_B` is PEFT's, `lora_down`/`lora_up` kohya's; the rest is LyCORIS'.
+LOW_RANK_BIAS = "low-rank bias"
 _ENDINGS: dict[str, str] = {
     "lora_linear_layer.up.weight": "up",
     "lora_linear_layer.down.weight": "down",
@@ -42,9 +43,9 @@ _ENDINGS: dict[str, str] = {
     "diff_b": "bias difference",
     "b_norm": "bias difference",
     "set_weight": "weight replacement",
-    "lora_bias": "low-rank bias",
-    "lora_B.bias": "low-rank bias",
-    "lora_up.bias": "low-rank bias",
+    "lora_bias": LOW_RANK_BIAS,
+    "lora_B.bias": LOW_RANK_BIAS,
+    "lora_up.bias": LOW_RANK_BIAS,
 }
 _LONGEST_ENDING = 3
 

@@ -40,8 +40,12 @@ def _tensors(file: FileIO, entries: tuple[Entry, ...], start: int) -> dict[str, 
     tensors, read = {}, 0
     for entry in entries:
         count = entry.stop - entry.start
-        tiny = 0 < count <= _READ * entry.dtype.itemsize and read < _MOST_READ
+        tiny = 0 < count <= _READ * entry.dtype.itemsize
         read += tiny
+        if read > _MOST_READ:
+            raise Unreadable(
+                f"it holds more than {_MOST_READ} single numbers, far more than any LoRA"
+            )
         tensors[entry.name] = (
             _value(file, entry, start)
             if tiny

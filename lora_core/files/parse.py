@@ -9,7 +9,7 @@ import torch
 from ..adapters import Adapter, AdapterFile, Difference, Leftover, LowRank
 from ..errors import LoraFileError, LoraKeyError
 from .families import ModuleParts, adapter_of
-from .naming import KeyParts, split_key
+from .naming import LOW_RANK_BIAS, KeyParts, split_key
 from .peft import Alpha, peft_alphas
 
 _FACTOR_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -53,7 +53,7 @@ def parse_state_dict(
         for part, key in parts.items():
             _check_values(key, tensors[key], label, any_dtype=part in _NUMBERS, checked=checked)
         whole = {part: parts.pop(part) for part in list(parts) if part in _WHOLE}
-        bias = parts.pop("low-rank bias", None)
+        bias = parts.pop(LOW_RANK_BIAS, None)
         if set(parts) == {"alpha"}:
             leftovers.append(Leftover(parts["alpha"], "an alpha without matrices"))
         elif parts:
@@ -135,7 +135,7 @@ def _module(
     else:
         known = None
     parts = {part: tensors[key] for part, key in keys.items() if part != "alpha"}
-    if name == "img_in" and _CONTROL_MARK in tensors:
+    if name == "img_in" and _CONTROL_MARK in tensors and {"up", "down"} <= parts.keys():
         parts["reshape"] = torch.tensor([*parts["up"].shape[:1], *parts["down"].shape[1:]])
     return adapter_of(ModuleParts(label, name, keys, parts, known))
 
@@ -154,7 +154,7 @@ def _check_values(
 ) -> None:
     """A sum carries any NaN or infinity through and costs one pass; only a suspicious one is looked at closely."""
     if tensor.dtype not in _FACTOR_DTYPES:
-        if any_dtype:
+        if any_dtype and not (tensor.is_floating_point() or tensor.is_complex()):
             return
         raise LoraFileError(
             f"{label}: '{key}' holds {str(tensor.dtype).removeprefix('torch.')} numbers; a LoRA holds floating-point "

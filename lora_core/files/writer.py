@@ -28,13 +28,21 @@ _LEGACY_WINDOW = (0x100000, 0x110000)
 _SPARE_BYTES = 16 << 20
 
 
-def write_by_content(tensors: Mapping[str, torch.Tensor], folder: Path) -> Path:
+def write_by_content(
+    tensors: Mapping[str, torch.Tensor], folder: Path, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write a LoRA (contiguous CPU tensors) under a name made from its bytes: the same LoRA gives the same file.
 
     The bytes go to a temporary file first, are synced, and take their name in one step. Raises LoraFileError.
     """
-    data = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
-    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    data = safetensors.torch.save(whole)
+    digest = hashlib.sha256(data)
+    if metadata:
+        # The library writes metadata in any order, so they are named by their own.
+        digest.update(json.dumps(sorted(metadata.items())).encode())
+        data = safetensors.torch.save(whole, dict(metadata))
+    path = folder / f"{digest.hexdigest()[:16]}.safetensors"
     if not path.exists():
         write_bytes(data, path)
     return path

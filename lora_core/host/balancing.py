@@ -15,16 +15,19 @@ from ..analysis.draw_interference import heat_map
 from ..analysis.interference import MOST_ROWS, interference
 from ..analysis.interference_words import percent, sentence
 from ..analysis.protection import PROTECTED, YIELDING, Changed, Protection, consumed, protect
+from ..files.metadata_edit import edited
 from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
 from ..merge.onbase import BaseModel
 from ..merge.plan import Rows
 from ..merge.tensors import adapter_tensors
+from ..stack.blockpresets import Preset
 from ..stack.interop import StackList, read_lora_stack
 from ..stack.rows import LoraStack, StackRow
 from ..targets import TargetMap
 from .merging import progress_bar
 from .paths import find_lora, keep_in_loras
+from .presets import presets_for
 from .stacking import OpenRow, facts_of, open_rows, outgoing
 from .targets import clip_targets, model_targets
 from .weights import base_of
@@ -63,16 +66,16 @@ def balance_stack(
     on_clip = None if clip is None else clip_targets(clip)
     opened = open_rows(stack.active.rows)
     rows = [(item.row, item.adapter) for item in opened]
-    base = base_of(model, clip)
-    said, before = _seen(rows, on_model, on_clip, base)
-    changed = protect(rows, order.protection, on_model, on_clip, progress_bar())
+    base, presets = base_of(model, clip), presets_for(stack)
+    said, before = _seen(rows, on_model, on_clip, base, presets)
+    changed = protect(rows, order.protection, on_model, on_clip, progress_bar(), presets)
     kept = {each.row: _protected_row(opened[each.row], each) for each in changed}
     new = [
         (row, file if row.adapter is None else row.adapter)
         for number, (old, file) in enumerate(rows)
         for row in (kept.get(number, old),)
     ]
-    balanced = _balanced(new, order, on_model, on_clip)
+    balanced = _balanced(new, order, on_model, on_clip, presets)
     final = iter(balanced.rows)
     lines = [f"before: {said}"]
     if not changed and not balanced.said:
@@ -81,28 +84,36 @@ def balance_stack(
         return BalancedStack(whole, "\n".join([*lines, *note, _SAME]), as_images([before, before]))
     out = LoraStack(tuple(next(final) if row.active else row for row in stack.rows), stack.notes)
     pairs = [(row, file) for row, (_, file) in zip(balanced.rows, new, strict=True)]
-    now, after = _seen(pairs, on_model, on_clip, base)
+    now, after = _seen(pairs, on_model, on_clip, base, presets)
     lines += [f"after: {now}", *_said_of(rows, changed, kept, order.protection), *balanced.said]
     return BalancedStack(outgoing(out), "\n".join(lines), as_images([before, after]))
 
 
 def _balanced(
-    rows: Rows, order: BalanceOrder, model: TargetMap | None, clip: TargetMap | None
+    rows: Rows,
+    order: BalanceOrder,
+    model: TargetMap | None,
+    clip: TargetMap | None,
+    presets: Mapping[str, Preset],
 ) -> Balanced:
     if order.strengths == KEEP:
         return Balanced(tuple(row for row, _ in rows))
-    table = inner_products(rows, model, clip, progress_bar())
+    table = inner_products(rows, model, clip, progress_bar(), presets)
     return balance([row for row, _ in rows], table, order.strengths, order.budget)
 
 
 def _seen(
-    rows: Rows, model: TargetMap | None, clip: TargetMap | None, base: BaseModel
+    rows: Rows,
+    model: TargetMap | None,
+    clip: TargetMap | None,
+    base: BaseModel,
+    presets: Mapping[str, Preset],
 ) -> tuple[str, Image.Image]:
     """The sentence and the heat map of the rows as they are; words alone where there is nothing to compare."""
     if not 2 <= len(rows) <= MOST_ROWS:
         said = f"{len(rows)} rows are switched on; rows are compared from 2 to {MOST_ROWS}"
         return said, message(said)
-    found = interference(rows, model, clip, base=base)
+    found = interference(rows, model, clip, base=base, presets=presets)
     return sentence(found), heat_map(found)
 
 
@@ -113,7 +124,8 @@ def _protected_row(item: OpenRow, changed: Changed) -> StackRow:
     left = {key: tensor for key, tensor in tensors.items() if key not in gone}
     for name, adapter in changed.adapters.items():
         left |= adapter_tensors(name, adapter)
-    name = keep_in_loras(left)
+    # Alphas may stand in the metadata alone.
+    name = keep_in_loras(left, edited(metadata, ""))
     words = item.row.words
     if words is None and (known := facts_of(item).words):
         words = tuple(word.value for word in known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..analysis.draw import as_images
 from ..errors import SweepError
+from ..files.filenames import is_short
 from ..files.writer import write_bytes
 from ..sweep.draw_effect import effect_chart
 from ..sweep.effect import as_points, effect_json, effect_table, effects
@@ -124,13 +126,27 @@ def _cells(sweep: Sweep, pictures: Sequence[Image.Image], name: str) -> list[dic
 
 
 def _next_file(prefix: str, image: Image.Image) -> tuple[Path, _File]:
-    """The next free name in the output folder, as core's Save Image counts."""
+    """The next free name in the output folder, as core's Save Image counts. Raises SweepError."""
     output = folder_paths.get_output_directory()
+    _check_prefix(prefix, Path(output))
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, output, image.width, image.height
     )
     path = Path(folder) / f"{name}_{counter:05}_.png"
+    # The host counts from 1 again where the name ends in a slash.
+    while path.exists() or path.with_suffix(".json").exists():
+        counter += 1
+        path = path.with_name(f"{name}_{counter:05}_.png")
     return path, {"filename": path.name, "subfolder": subfolder, "type": "output"}
+
+
+def _check_prefix(prefix: str, output: Path) -> None:
+    """Raises SweepError for what the host refuses without a word to the person, or cannot write."""
+    inside = Path(os.path.abspath(output / prefix)).is_relative_to(os.path.abspath(output))
+    if not inside or "\0" in prefix or not is_short(prefix):
+        raise SweepError(
+            f"filename_prefix {prefix[:300]!r} is no place in the output folder. Write a name such as loom/sweep."
+        )
 
 
 def _picture(pixels: torch.Tensor) -> Image.Image:

@@ -170,6 +170,11 @@ def _of_files(tuned: TensorFile, base: TensorFile) -> tuple[list[Parameter], lis
             parameters.append(Parameter(*found, shapes[0], read))
         elif reason is not None:
             lost.append(Leftover(key, reason))
+    lost += [
+        Leftover(key, "only the base model has it")
+        for key in base.entries
+        if key not in tuned.entries and _named(key, bare) is not None
+    ]
     lost += _skipped(skipped)
     return parameters, lost
 

@@ -19,6 +19,7 @@ from ..stack.interop import read_lora_stack
 from ..targets import TargetMap
 from .inputs import layer_inputs
 from .merging import progress_bar
+from .presets import presets_for
 from .stacking import load_row
 from .targets import clip_targets, model_targets
 from .weights import base_of
@@ -52,8 +53,8 @@ def measure_stack(lora_stack: Any, model: Any, clip: Any, feeding: Feeding = Fee
     on_model = None if model is None else model_targets(model)
     on_clip = None if clip is None else clip_targets(clip)
     fed = fed_to(model, rows, on_model, feeding)
-    base = base_of(model, clip)
-    found = interference(rows, on_model, on_clip, fed, progress_bar(), base)
+    base, presets = base_of(model, clip), presets_for(stack)
+    found = interference(rows, on_model, on_clip, fed, progress_bar(), base, presets)
     chart = as_images([heat_map(found)])
     return Measured(report(found), chart, as_json(found), as_document(found))
 

@@ -19,6 +19,7 @@ from ..merge.plan import Plan, Progress
 from ..merge.ranks import RankRule
 from ..merge.tensors import DTYPES, state_dict
 from ..stack.rows import LoraStack, StackRow
+from .presets import presets_for
 from .progress import progress_of
 from .stacking import load_named, load_row
 from .targets import clip_targets, model_targets
@@ -62,8 +63,8 @@ def merge_stack(
     on_model = None if model is None else model_targets(model)
     on_clip = None if clip is None else clip_targets(clip)
     plan = with_choices(replace(plan, dtype=DTYPES[dtype]), blocks, rows)
-    base = base_of(model, clip)
-    return answer_of(merge(rows, plan, on_model, on_clip, progress_bar(), base))
+    base, presets = base_of(model, clip), presets_for(stack)
+    return answer_of(merge(rows, plan, on_model, on_clip, progress_bar(), base, presets))
 
 
 def resize_one(

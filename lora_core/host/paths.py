@@ -37,13 +37,15 @@ def find_lora(name: str) -> tuple[str, Path]:
     return found.name, found.path
 
 
-def keep_in_loras(tensors: Mapping[str, torch.Tensor]) -> str:
+def keep_in_loras(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> str:
     """Write a LoRA that lives in memory into output/loras/loom, which the host lists, and return its listed name.
 
     The file is named by its content, so running again writes nothing new. Raises LoraFileError.
     """
     loras = Path(folder_paths.get_output_directory()) / "loras"
-    path = write_by_content(tensors, loras / "loom")
+    path = write_by_content(tensors, loras / "loom", metadata)
     return find_lora(str(path.relative_to(loras)))[0]
 
 

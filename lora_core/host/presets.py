@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,24 @@ def _readable_presets() -> dict[str, Preset]:
         return BUILT_IN
 
 
-def preset_stamp(preset: str) -> str:
-    """Changes when what a preset says changes."""
+def preset_stamp(preset: str, blocks: str = "") -> str:
+    """Changes when what a preset says changes, the chosen one or one of the user's own that stands in a text."""
     found = block_presets().get(preset)
-    return "" if found is None else f"{found.dialect} {found.text}"
+    chosen = "" if found is None else f"{found.dialect} {found.text}"
+    return chosen + own_presets_stamp((blocks,))
+
+
+def own_presets_stamp(texts: Iterable[str]) -> str:
+    """What the user's own presets say whose names may stand in these block strengths; "" for none."""
+    folded = "\n".join(filter(str.strip, texts)).casefold()
+    if not folded:
+        return ""
+    said = [
+        f"{name}: {preset.dialect} {preset.text}"
+        for name, preset in sorted(block_presets().items())
+        if BUILT_IN.get(name) != preset and name.casefold() in folded
+    ]
+    return "\n".join(said)
 
 
 def _preset_files() -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ..account import describe
 from ..errors import LoraFileError, SaveError
 from ..files.convert import convert
 from ..files.dtypes import DTYPES, cast
+from ..files.filenames import MOST_BYTES, is_short
 from ..files.metadata_edit import PEFT_SETTINGS, edited
 from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
@@ -230,9 +230,11 @@ def _parts(name: str) -> list[str]:
     bare = bare[: -len(".safetensors")] if bare.lower().endswith(".safetensors") else bare
     parts = bare.split("/")
     bad = next((part for part in parts if part in ("", ".", "..") or _NO_NAME.search(part)), None)
-    if bad is not None or len(os.fsencode(parts[-1])) > 200:
+    if bad is None and not is_short(bare):
+        bad = f"more than {MOST_BYTES} bytes, or no valid text"
+    if bad is not None:
         raise SaveError(
-            f"'{name}' cannot be a file name in the loras folder ({bad!r}). "
+            f"{name[:300]!r} cannot be a file name in the loras folder ({bad!r:.300}). "
             "Use letters, digits, spaces, - and _, and / for subfolders."
         )
     return parts

@@ -30,7 +30,7 @@ from .finding import find_known, find_row
 from .hashing import hashes_of, known_finite
 from .modes import apply_in_mode
 from .paths import keep_in_loras
-from .presets import presets_for
+from .presets import own_presets_stamp, presets_for
 from .targets import clip_targets, model_targets
 
 
@@ -192,12 +192,13 @@ def _target_maps(model: Any, clip: Any) -> tuple[TargetMap | None, TargetMap | N
 def stack_stamp(stack: LoraStack) -> str:
     """Changes when any row of the stack means another file; what a node's IS_CHANGED returns. Raises LoraError.
 
-    It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
+    It changes with the user's own block presets that the rows name. It changes with the sidecars' trigger words too, but not with anything else in a sidecar: an info page that another
     pack opened must not make a graph run again. A digest: the host writes it into every picture's metadata, where the
     paths of a person's folders do not belong.
     """
     stamps = [_row_stamp(row) for row in stack.rows if row.adapter is None]
-    return sha256(repr(stamps).encode()).hexdigest()
+    presets = own_presets_stamp(row.blocks for row in stack.rows)
+    return sha256((repr(stamps) + presets).encode()).hexdigest()
 
 
 def _row_stamp(row: StackRow) -> tuple[FileStamp, list[str]] | None:

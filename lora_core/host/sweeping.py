@@ -108,8 +108,8 @@ class _Patched:
         return Account(account.rows, stack.notes, how, alerts)
 
     def _model(self, resolved: ResolvedPatches, rows: Sequence[Any], mode: str) -> Any:
-        schedules = tuple((row.model, row.schedule) for row in rows)
-        key = ("model", schedules, _content(resolved.model))
+        live = tuple((row.model, row.schedule, row.regions) for row in rows)
+        key = ("model", live, _content(resolved.model))
         if key not in self._made:
             done = apply_in_mode(
                 self.model, None, replace(resolved, clip=PartPatches()), rows, mode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +40,45 @@ class Encoders:
 
 
 def fingerprint(module: torch.nn.Module, *facts: object) -> str:
-    """sha256 of names, shapes, dtypes and a sample of the numbers of a module's state, and of further facts."""
+    """sha256 of names, shapes, dtypes and a sample of the numbers of a module's state, and of further facts.
+
+    Patches that the host puts on as it computes, and not into the weights (low memory, dynamic memory), count too.
+    """
     digest = hashlib.sha256(repr(facts).encode())
     for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        flat = tensor.detach().reshape(-1)
+        digest.update(name.encode())
+        _tell(tensor, digest)
+    for name, layer in module.named_modules():
+        for patch in _patches_at_use(layer):
+            digest.update(f" {name} {patch.key}".encode())
+            _tell(patch.patches.get(patch.key), digest)
+    return digest.hexdigest()
+
+
+def _patches_at_use(layer: Any) -> Iterator[Any]:
+    """What of a layer's functions is the host's patch of a weight: it has a key and patches."""
+    for part in ("weight", "bias"):
+        found = [*(getattr(layer, f"{part}_function", None) or ())]
+        found.append(getattr(layer, f"{part}_lowvram_function", None))
+        yield from (each for each in found if hasattr(each, "patches") and hasattr(each, "key"))
+
+
+def _tell(value: Any, digest: Any) -> None:
+    """A patch as it lies in the host's lists: tensors within tuples and adapters, numbers, names."""
+    if isinstance(value, torch.Tensor):
+        digest.update(f" {tuple(value.shape)} {value.dtype};".encode())
+        flat = value.detach().reshape(-1)
         some = flat[:: max(1, flat.numel() // _LOOKED_AT)].contiguous().cpu()
         digest.update(some.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    elif isinstance(value, tuple | list):
+        digest.update(f"[{len(value)}".encode())
+        for each in value:
+            _tell(each, digest)
+    elif isinstance(value, str | int | float | None):
+        digest.update(repr(value).encode())
+    else:
+        digest.update(type(value).__name__.encode())
+        _tell(getattr(value, "weights", None), digest)
 
 
 def batch_of(plan: Plan, samples: tuple[Sample, ...], encoders: Encoders) -> TrainBatch:

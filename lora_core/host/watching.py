@@ -41,7 +41,7 @@ def watched(node: str | None, steps: int) -> Iterator[Curve]:
 
 def ask_to_stop(node: str | None = None) -> bool:
     """Let the running training end after its step and keep what it has; whether there is one (of that node)."""
-    asked = [c for name, c in _curves.items() if c.running and node in (None, name)]
+    asked = [c for name, c in list(_curves.items()) if c.running and node in (None, name)]
     for curve in asked:
         curve.stopping = True
     return bool(asked)

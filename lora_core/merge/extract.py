@@ -130,7 +130,7 @@ def _extracted(
         return _Done(reason="it has numbers that are not finite in one of the models")
     if not bool(difference.any()):
         return _Done()
-    flat = difference.flatten(1) if difference.dim() > 1 else difference[:, None]
+    flat = difference.flatten(1) if difference.dim() > 1 else difference.reshape(-1, 1)
     if parameter.kind != "weight" or min(flat.shape) == 1:
         return _Done(whole=_whole(parameter, difference, dtype))
     fitted = _fitted(parameter, flat, order)

@@ -12,6 +12,7 @@ from ..errors import MergeError
 from ..files.bases import base_of
 from ..files.metadata import trigger_words
 from ..rowblocks import row_blocks
+from ..stack.blockpresets import BUILT_IN, Preset
 from ..stack.blockstrengths import BlockStrengths
 from ..stack.blocktable import block_table
 from ..stack.rows import StackRow
@@ -44,18 +45,19 @@ def merge(
     clip: TargetMap | None = None,
     progress: Progress | None = None,
     base: BaseModel | None = NOT_CONNECTED,
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> Merge:
     """One LoRA that stands for the rows at their strengths; it is applied at strength 1.
 
     model, clip: where given, the host's key map decides which names mean the same weight. base: their weights, for rows
-    that depend on them; None where none can be given. Beside the input and the result one weight at a time is in memory.
-    Raises MergeError; then there is no result.
+    that depend on them; None where none can be given. presets: what the names in the rows' block strengths mean. Beside
+    the input and the result one weight at a time is in memory. Raises MergeError; then there is no result.
     """
     active = [(row, file) for row, file in rows if row.active]
     _check_rows(active)
-    strengths = block_strengths_of(active, model, clip)
+    strengths = block_strengths_of(active, model, clip, presets)
     if base is not None:
-        active = on_base(active, model, clip, base)
+        active = on_base(active, model, clip, base, presets=presets)
     check_mergeable(active, base)
     files = [file for _, file in active]
     pairing = pair(files, model, clip, strengths)
@@ -123,7 +125,10 @@ def _check_rows(rows: Rows) -> None:
 
 
 def block_strengths_of(
-    rows: Rows, model: TargetMap | None, clip: TargetMap | None
+    rows: Rows,
+    model: TargetMap | None,
+    clip: TargetMap | None,
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> list[BlockStrengths | None]:
     """Each row's block strengths as the connected model's blocks read them. Raises StackError and MergeError."""
     named = [row.name for row, _ in rows if row.blocks.strip()]
@@ -133,7 +138,7 @@ def block_strengths_of(
             "Connect MODEL (and CLIP) to the merge, or take the block strengths off the row."
         )
     table = block_table(model, clip) if named else None
-    return [None if table is None else row_blocks(row, table) for row, _ in rows]
+    return [None if table is None else row_blocks(row, table, presets) for row, _ in rows]
 
 
 def _plain_sums(
@@ -241,6 +246,11 @@ def _notes(rows: Rows, plan: Plan, pairing: Pairing) -> list[str]:
             f"{len(pairing.by_name)} names are not in the connected model and were paired by spelling, "
             f"first '{pairing.by_name[0]}'"
         )
+    for said, what in (("schedule", "schedules"), ("regions", "regions")):
+        if named := [row.name for row, _ in rows if getattr(row, said)]:
+            notes.append(
+                f"{what} are not in the result, which acts in every step and everywhere: {', '.join(named)}"
+            )
     alone = [group for group in pairing.groups if len(group.rows) == 1]
     if len(rows) > 1 and len(alone) == len(pairing.groups):
         notes.append("no two rows have a weight in common: each weight is taken from its own row")

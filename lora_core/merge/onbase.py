@@ -16,6 +16,7 @@ from ..algebra.steps import run, steps_of
 from ..errors import MergeError
 from ..files.naming import is_text_encoder
 from ..resolve import Match, PartPatches, Term, matches_of, resolve
+from ..stack.blockpresets import BUILT_IN, Preset
 from ..targets import Target, TargetMap
 from .families import DEPENDS, GROWS, Mergeable, OnBase, unmergeable
 from .plan import Rows
@@ -42,16 +43,17 @@ def on_base(
     base: BaseModel,
     in_order: bool = True,
     dtype: torch.dtype = torch.float64,
+    presets: Mapping[str, Preset] = BUILT_IN,
 ) -> Rows:
     """The rows with every adapter that depends on the weight as what it adds to the base model's weight at its row's strength.
 
     in_order: what it adds where it stands in the stack, after the rows before it, so that all deltas sum up to what the
     stack makes of the weight; else what it adds alone. The base is read when a delta is asked for, one weight at a time.
-    What finds no weight in the base stays as it is. Raises MatchError and StackError as applying the rows does.
+    presets: see resolve. What finds no weight in the base stays as it is. Raises MatchError and StackError as applying the rows does.
     """
     if not any(_dependent(file) for _, file in rows):
         return rows
-    resolved = resolve(rows, model, clip, "partial")[0]
+    resolved = resolve(rows, model, clip, "partial", presets)[0]
     parts = {
         "model": _Part(resolved.model, base.model, model),
         "clip": _Part(resolved.clip, base.clip, clip),
@@ -69,8 +71,8 @@ def on_base(
 def check_mergeable(rows: Rows, base: BaseModel | None) -> None:
     """Raises MergeError for the first adapter that has no delta of its own. base: None where none could be connected."""
     for row, file in rows:
-        adapters = {**file.modules, **{name: d for (name, _), d in file.differences.items()}}
-        for name, adapter in adapters.items():
+        beside = ((name, each) for (name, _), each in file.differences.items())
+        for name, adapter in (*file.modules.items(), *beside):
             if (reason := unmergeable(adapter)) is not None:
                 why, way = _way_out(name, reason, base)
                 raise MergeError(f"'{row.name}': '{name}' cannot be merged: {why}. {way}")

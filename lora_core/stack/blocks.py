@@ -26,7 +26,7 @@ from .blocktokens import LETTERS, Token, is_no_number, is_value, number, token_g
 
 DIALECTS = ("auto", "inspire", "hako")
 _PREFIX = re.compile(r"^lbwe?=", re.IGNORECASE)
-_PERCENT = re.compile(r"(default|base|in|out|mid|double|single)(?:(\d+)(?:-(\d+))?)?=(.+)")
+_PERCENT = re.compile(r"(default|base|in|out|mid|double|single)(?:(\d{1,6})(?:-(\d{1,6}))?)?=(.+)")
 _LONGEST, _MOST = 20_000, 2_000
 
 

@@ -25,9 +25,11 @@ def read_rows(text: str, find: FindName) -> Foreign:
         return _tags(text, find)
     try:
         document = json.loads(text)
+        if is_foreign(document):
+            return read_foreign(document, find)
     except (ValueError, RecursionError):
-        return Foreign(parse_rows(text))
-    return read_foreign(document, find) if is_foreign(document) else Foreign(parse_rows(text))
+        pass  # no JSON, or nested past all reason: our own reader says what is wrong
+    return Foreign(parse_rows(text))
 
 
 def _tags(text: str, find: FindName) -> Foreign:

@@ -167,6 +167,10 @@ def _frames(part: str, text: str) -> tuple[Keyframe, ...]:
             )
         value = float(match[1]) / (100 if match[2] else 1)
         position = float(match[3]) if match[3] is not None else float(number > 0)
+        if not (math.isfinite(value) and math.isfinite(position)):
+            raise StackError(
+                f"Schedule '{text:.200}': '{frame.strip():.100}' is more than a number can hold."
+            )
         read.append(Keyframe(value, position, bool(match[2])))
     if [frame.position for frame in read] != sorted({frame.position for frame in read}):
         raise StackError(
@@ -201,6 +205,6 @@ def _turn(value: str | None, text: str) -> Turn | None:
 
 
 def _every(value: str, text: str) -> int:
-    if not value.isascii() or not value.isdigit() or not 0 < int(value) < 10_000:
+    if re.fullmatch(r"0*[1-9]\d{0,3}", value, re.ASCII) is None:
         raise StackError(f"Schedule '{text:.200}': every={value} is no number of steps from 1 on.")
     return int(value)

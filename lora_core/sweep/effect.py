@@ -59,13 +59,14 @@ def effects(
     pictures = as_points(images, sweep, "pictures")
     hidden = None if latents is None else as_points(latents, sweep, "latents")
     place = {id(point): number for number, point in enumerate(sweep.points)}
-    found: dict[str, list[tuple[Point, Point]]] = {}
+    # By place and not by label: two LoRAs of one short name are two steps.
+    found: dict[tuple[int, str], list[tuple[Point, Point]]] = {}
     for point in sweep.points:
         reference = sweep.reference_of(point)
         if reference is not None and reference is not point and not point.reference:
-            found.setdefault(point.x if point.x != reference.x else point.y, []).append(
-                (point, reference)
-            )
+            across = point.col != reference.col
+            step = (point.col, point.x) if across else (point.row, point.y)
+            found.setdefault(step, []).append((point, reference))
     if not found:
         raise SweepError(
             "This sweep has no point to compare the others with. Sweep 'blocks: leave one out', 'blocks: only one', or "
@@ -85,25 +86,30 @@ def effects(
         )
 
     first = next(iter(found.values()))[0]
-    by_x = first[0].x != first[1].x
+    by_x = first[0].col != first[1].col
     return Effects(
         (sweep.x if by_x else sweep.y).title,
         first[1].x if by_x else first[1].y,
-        tuple(measured(label, pairs) for label, pairs in found.items()),
+        tuple(measured(label, pairs) for (_, label), pairs in found.items()),
     )
 
 
 def _difference(picture: torch.Tensor, reference: torch.Tensor) -> float:
     """Mean over the batch of each picture's root mean square difference."""
     _check_shapes(picture, reference)
-    squares = (picture.double() - reference.double()).square().flatten(1)
+    squares = (_wide(picture) - _wide(reference)).square().flatten(1)
     return float(squares.mean(dim=1).sqrt().mean())
 
 
 def _relative(latent: torch.Tensor, reference: torch.Tensor) -> float:
     _check_shapes(latent, reference)
-    change = (latent.double() - reference.double()).flatten(1).norm(dim=1)
-    return float((change / reference.double().flatten(1).norm(dim=1).clamp_min(1e-12)).mean())
+    change = (_wide(latent) - _wide(reference)).flatten(1).norm(dim=1)
+    return float((change / _wide(reference).flatten(1).norm(dim=1).clamp_min(1e-12)).mean())
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64 on the CPU, because not every device has it."""
+    return tensor.cpu().double()
 
 
 def _check_shapes(one: torch.Tensor, other: torch.Tensor) -> None:

@@ -85,6 +85,10 @@ def entries(order: AxisOrder) -> list[Entry]:
                 start = column + len(item) - len(item.lstrip())
                 found.append(Entry(order.name, item.strip(), line, start))
             column += len(item) + 1
+    if not found:
+        raise SweepError(
+            f"{order.name}_values holds nothing between its commas. Write values, or empty it."
+        )
     check_count(len(found), f"{order.name}_values")
     return found
 

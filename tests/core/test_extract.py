@@ -133,3 +133,11 @@ def test_a_large_file_is_read_one_tensor_at_a_time(tmp_path, generator):
         open_tensors(path, "x")
     with pytest.raises(LoraFileError, match="early"):
         [opened.read(name) for name in tensors]
+
+
+def test_a_single_number_that_differs_is_a_whole_difference():
+    number = Parameter(
+        "diffusion_model.gate", "weight", (), lambda: (torch.tensor(2.0), torch.tensor(1.5))
+    )
+    found = extract([number], ExtractOrder(), "gate").file.differences
+    assert found["diffusion_model.gate", "weight"].tensor == 0.5

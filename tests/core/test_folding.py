@@ -145,3 +145,10 @@ def test_no_strengths_leave_the_very_tensors(generator):
     done = folded(tensors, StackRow("a"), SD15)
     assert all(done.tensors[key] is tensors[key] for key in tensors)
     assert set(done.tensors) == set(tensors)
+
+
+@pytest.mark.parametrize("alpha", [2.0, None])
+def test_a_low_rank_bias_follows_a_module_of_scale_1_too(generator, alpha):
+    tensors = pair(QKV, generator, out=12, inner=4, rank=2, alpha=alpha)
+    tensors[f"{QKV}.lora_up.bias"] = torch.arange(12.0)
+    assert_same_at_one(tensors, StackRow("a", 0.6, blocks="D05=0.5"), FLUX)

@@ -15,6 +15,7 @@ from lora_core.merge.plan import Plan
 from lora_core.merge.ranks import RankRule
 from lora_core.merge.tensors import file_bytes, state_dict
 from lora_core.merge.weight import Parameters
+from lora_core.stack.blockpresets import Preset, known_presets
 from lora_core.targets import Target, TargetMap
 from tests.core.lora_tensors import pair
 from tests.core.merge_rows import delta, low_rank, row, total
@@ -311,3 +312,31 @@ def test_block_strengths_act_in_the_merge_and_need_the_model(generator):
         torch.testing.assert_close(written, expected, rtol=0, atol=1e-5)
     with pytest.raises(MergeError, match="'lora' has block strengths.* Connect MODEL"):
         merge(rows, Plan("concat"))
+
+
+@pytest.mark.parametrize("odd", ["dora_scale", "set_weight"])
+def test_a_bias_of_the_same_name_hides_no_module_that_cannot_be_merged(odd, generator):
+    tensors = {f"{LINEAR}.{odd}": torch.ones(20, 16 if odd == "set_weight" else 1)}
+    if odd == "dora_scale":
+        tensors |= pair(LINEAR, generator, out=20, inner=16)
+    tensors[f"{LINEAR}.diff_b"] = torch.ones(20)
+    with pytest.raises(MergeError, match="cannot be merged with other rows"):
+        merge([row("odd", tensors)], Plan())
+
+
+def test_a_preset_of_ones_own_means_the_same_in_the_merge_as_where_the_row_is_applied(generator):
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    label, file = row("lora", pair(name, generator, out=WIDTH, inner=CONTEXT))
+    own = known_presets({"mine": Preset("IN04=0.25"), "SD-ALL": Preset("*=0.5")})
+    for said, factor in (("mine", 0.25), ("SD-ALL", 0.5)):
+        rows = [(replace(label, blocks=said), file)]
+        merged = merge(rows, Plan("concat"), model=SD15, presets=own)
+        written = delta(reread(merged).modules[name])
+        torch.testing.assert_close(written, factor * delta(file.modules[name]), rtol=0, atol=1e-5)
+
+
+def test_what_a_file_cannot_hold_of_a_row_is_said(generator):
+    label, file = row("lora", pair(LINEAR, generator, out=20, inner=16))
+    rows = [(replace(label, schedule="0@0,1@1", regions=("here",)), file)]
+    notes = merge(rows, Plan()).certificate.notes
+    assert [note.split(" are not")[0] for note in notes] == ["schedules", "regions"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from lora_core.account import describe
 from lora_core.errors import LoraFileError
@@ -57,4 +58,13 @@ def test_another_format_is_not_opened(tmp_path):
     path = tmp_path / "x.pt"
     path.write_bytes(b"code")
     with pytest.raises(LoraFileError, match="not opened"):
+        read_outline(path, "x")
+
+
+def test_more_single_numbers_than_any_lora_has_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "x.safetensors"
+    save_file({f"a{n}.alpha": torch.ones(()) for n in range(20_001)}, path)
+    with pytest.raises(LoraFileError, match="more than 20000 single numbers"):
         read_outline(path, "x")

@@ -191,3 +191,30 @@ def test_text_encoder_names_are_told_from_model_names(module, expected):
 
 def test_a_key_without_a_known_ending_is_not_split():
     assert split_key("conv_in.weight") is None
+
+
+MATRIX = torch.ones(4, 4)
+CONTROL = {"single_blocks.0.norm.key_norm.scale": torch.ones(4)}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        CONTROL | {f"img_in.hada_{part}": MATRIX for part in ("w1_a", "w1_b", "w2_a", "w2_b")},
+        CONTROL | {"img_in.lora_A.weight": MATRIX},
+        {"a.reshape_weight": torch.ones(2, dtype=torch.complex64)},
+        {"a.reshape_weight": torch.full((2,), 255, dtype=torch.uint8).view(torch.float8_e8m0fnu)},
+        {"a.reshape_weight": torch.ones(20)},
+        {"a.weight": torch.ones(4), "a.on_input": torch.ones(0)},
+        {"a.weight": torch.ones(4), "a.on_input": torch.ones(2)},
+    ],
+    ids=["control LoHa", "control half", "complex", "exponents", "many sides", "no switch", "two"],
+)
+def test_odd_numbers_beside_the_matrices_are_read_or_refused_in_words(tensors, generator):
+    """Whatever a file holds, no other exception than ours comes of it."""
+    whole = tensors if "a.weight" in tensors else tensors | pair("a", generator)
+    try:
+        adapter = parse_state_dict(whole, "x")
+    except (LoraFileError, LoraKeyError):
+        return
+    assert adapter.modules["img_in"].family == "LoHa"

@@ -49,6 +49,10 @@ TEXTS = {
     "spaces before a sign": " " * SIZE + "=",
     "digits, dots and e": "1.e" * (SIZE // 3),
     "wide characters": "\U0001f3a8" * (SIZE // 2),
+    "numbers of blocks that are too long": "%double" + "9" * 5000 + "=1",
+    "a turn that is too long": "turn=1/2:every=" + "9" * 5000,
+    "a list in a list in a list": "[" * 600 + "]" * 600,
+    "objects in objects": '{"loras":' * 600 + "1" + "}" * 600,
     "JSON of a long row": json.dumps([{"lora": "x" * SIZE}]),
     "JSON of many rows": json.dumps([{"lora": "x", "model": 0.5}] * (SIZE // 100)),
 }

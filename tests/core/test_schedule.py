@@ -53,6 +53,7 @@ def test_a_text_gives_a_strength_for_each_step(text, steps, curve):
         ("1@0.5,0@0.5", "after the one before"),
         ("1@0:0@1", "two places"),
         ("begin=5", "'begin=5' is not understood"),
+        ("1e999@0,1@1", "'1e999@0' is more than a number can hold"),
         ("start=soon", "'soon' is no step"),
         ("0@0,1@1:curve=bent", "no curve 'bent'"),
         ("turn=3/2", "'3/2' is no turn"),

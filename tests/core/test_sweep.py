@@ -89,6 +89,8 @@ def test_tenths_are_eleven_round_numbers_with_both_ends():
         (AxisOrder("x", "blocks: only one", values="IN04=0.5"), "says more than a block; write IN04"),
         (AxisOrder("x", "blocks: leave one out", values="IN04.nose"), "touches nothing"),
         (AxisOrder("x", "merge method", values="ties, blend"), "column 7: no merge method 'blend'"),
+        (AxisOrder("x", "strength", values=" , "), "x_values holds nothing between its commas"),
+        (AxisOrder("x", "blocks: only one", values=";"), "x_values holds nothing between its commas"),
         (AxisOrder("x", "colour"), "No axis 'colour'; choose from strength, "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -184,3 +184,17 @@ def test_the_chart_has_a_line_a_step_and_bars_as_long_as_the_figures():
     first, second = max(lengths[:18]), max(lengths[18:])
     assert second / first == pytest.approx(0.5, abs=0.03)
     assert not (chart == (120, 160, 255)).all(axis=2)[90:].any()  # no latents, no bars
+
+
+def test_steps_of_one_label_are_steps_of_their_own():
+    """Two LoRAs of the same file name lie in two folders."""
+    sweep = sweep_of(["all", "no style", "no style"], energies=ENERGY)
+    images = [torch.full((1, 4, 4, 3), value) for value in (0.5, 0.75, 0.5)]
+    assert [step.picture for step in effects(sweep, images).steps] == [0.25, 0.0]
+
+
+def test_a_step_called_as_its_reference_is_still_a_step_of_that_axis():
+    sweep = sweep_of(["none", "none"], ("0", "1"), energies=ENERGY)
+    images = [torch.full((1, 4, 4, 3), value) for value in (0.5, 0.75, 0.5, 0.75)]
+    found = effects(sweep, images)
+    assert (found.title, [step.label for step in found.steps]) == ("a: strength", ["none"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import comfy.model_management
 import comfy.sd
 import folder_paths
@@ -22,7 +25,7 @@ from lora_core.host.targets import model_targets
 from lora_core.merge.extract import ExtractOrder
 from lora_core.merge.ranks import RankRule
 from lora_core.resolve import matches_of
-from lora_core.stack.interop import read_lora_stack
+from lora_core.stack.interop import StackList, read_lora_stack
 from lora_core.stack.rows import LoraStack, StackRow
 from tools import toy_balance, toy_conflict, toy_measure, toy_rates
 from tools.devkit.base_directory import TOY_MODEL
@@ -174,3 +177,55 @@ def test_extraction_gives_the_stack_back_from_models_and_from_files(base, tmp_pa
 
 def test_rates_are_read_from_the_same_seeds_as_the_docs():
     assert set(SEEDS) <= set(toy_rates.SEEDS)
+
+
+def test_what_only_the_base_file_has_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], {".safetensors"})
+    )
+    weight = torch.arange(64.0).reshape(8, 8)
+    tuned = {"model.diffusion_model.a.weight": weight}
+    base = {"model.diffusion_model.a.weight": weight.T.contiguous()}
+    safetensors.torch.save_file(tuned, tmp_path / "tuned.safetensors")
+    safetensors.torch.save_file(
+        base | {"model.diffusion_model.b.weight": weight, "first_stage_model.c": weight + 1},
+        tmp_path / "base.safetensors",
+    )
+    names = [f"checkpoints/{name}.safetensors" for name in ("tuned", "base")]
+    report = extract_difference(ExtractOrder(), *names, Pair()).report
+    assert "model.diffusion_model.b.weight: only the base model has it" in report
+    assert "first_stage_model.c" not in report
+
+
+def test_alphas_that_stand_in_the_metadata_alone_stay_with_a_protected_row(tmp_path, monkeypatch):
+    folders = ([str(tmp_path), str(tmp_path / "output" / "loras")], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", folders)
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    draw = torch.Generator().manual_seed(0)
+
+    def peft(*names: str) -> dict[str, torch.Tensor]:
+        shapes = {".lora_A.weight": (4, 16), ".lora_B.weight": (16, 4)}
+        return {
+            f"unet.{name}{ending}": torch.randn(shape, generator=draw)
+            for name in names
+            for ending, shape in shapes.items()
+        }
+
+    said = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 1.0})}
+    safetensors.torch.save_file(peft("a", "b"), tmp_path / "style.safetensors", said)
+    safetensors.torch.save_file(peft("a"), tmp_path / "character.safetensors", said)
+    rows = tuple(StackRow(f"{role}.safetensors", role=role) for role in ("style", "character"))
+    order = BalanceOrder(protection=Protection(1.0))
+    style = balance_stack(list_of(rows), order).stack.loom_stack.rows[0]
+    assert style.adapter is not None
+    assert style.adapter.modules["unet.b"].alpha == 1.0
+    again = read_adapter(Path(folder_paths.get_full_path("loras", style.name)), style.name)
+    assert {name: module.alpha for name, module in again.modules.items()} == {
+        name: module.alpha for name, module in style.adapter.modules.items()
+    }
+    # The same LoRA is the same file, in whatever order its metadata are written.
+    assert balance_stack(list_of(rows), order).stack.loom_stack.rows[0].name == style.name
+
+
+def list_of(rows: tuple[StackRow, ...]) -> StackList:
+    return StackList(LoraStack(rows), [row.name for row in rows])

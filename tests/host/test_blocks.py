@@ -12,17 +12,18 @@ import torch
 from safetensors.torch import save_file
 from small_models import ALL_BLOCKS, kohya_lora, small_model
 
+from lora_core.adapters import AdapterFile
 from lora_core.errors import StackError
 from lora_core.files.parse import parse_state_dict
 from lora_core.host.blocking import block_stack
 from lora_core.host.patching import apply_patches
-from lora_core.host.presets import block_presets
-from lora_core.host.stacking import apply_stack
+from lora_core.host.presets import block_presets, preset_stamp
+from lora_core.host.stacking import apply_stack, stack_stamp
 from lora_core.host.targets import model_targets
 from lora_core.resolve import resolve
 from lora_core.stack.blocktable import block_table
 from lora_core.stack.interop import read_lora_stack
-from lora_core.stack.rows import StackRow
+from lora_core.stack.rows import LoraStack, StackRow
 
 ZEROED = {"SD1.5": "IN04", "SDXL": "IN04", "Flux": "D05"}
 families = pytest.mark.parametrize("family", list(ZEROED))
@@ -203,3 +204,24 @@ def test_preset_files_in_the_users_folder_are_found(tmp_path, monkeypatch):
     (own / "lbwpresets.txt").write_text("MINE:" + ",".join("1" * 26), "utf-8")
     monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
     assert block_presets()["MINE"].dialect == "hako"
+
+
+def test_a_preset_file_that_changes_changes_what_names_its_presets(tmp_path, monkeypatch):
+    own = tmp_path / "lora_loom"
+    own.mkdir()
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+    # Rows that came in memory have no file to look at.
+    lora = AdapterFile("made here", {})
+    texts = ("Mine; IN04=0", "IN04=0", "SD-ALL")
+    stacks = [LoraStack((StackRow("made here", blocks=text, adapter=lora),)) for text in texts]
+
+    def stamps(ratio: float) -> list[str]:
+        (own / "lbwpresets.txt").write_text("MINE:" + ",".join([str(ratio)] * 26), "utf-8")
+        return [*map(stack_stamp, stacks), *(preset_stamp("none", text) for text in texts)]
+
+    before, after = stamps(1), stamps(0.5)
+    assert [one == other for one, other in zip(before, after, strict=True)] == [
+        False,
+        True,
+        True,
+    ] * 2

@@ -150,7 +150,20 @@ def test_the_text_encoder_part_is_named_by_the_clip(output):
 
 def test_a_name_must_stay_in_the_folder_be_valid_and_be_the_one_that_loaders_open(output):
     tensors = {"a.diff": torch.ones(2)}
-    for bad in ("../x", "/x", "C:\\x", "a//b", "con", "x?", "a/../../x", "", "x" * 300):
+    for bad in (
+        "../x",
+        "/x",
+        "C:\\x",
+        "a//b",
+        "con",
+        "x?",
+        "a/../../x",
+        "",
+        "x" * 300,
+        "x" * 300 + "/a",
+        "a/" * 2000 + "a",
+        "\ud800",
+    ):
         with pytest.raises(SaveError, match="cannot be a file name"):
             save_lora(tensors, NO_FILE, SaveOrder(bad))
     save_lora(tensors, NO_FILE, SaveOrder("same", folder="models/loras"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.model_management
 import folder_paths
 import pytest
@@ -10,7 +12,9 @@ from safetensors.torch import save_file
 from sampling import sampled
 from small_models import SAMPLED, kohya_lora, small_model
 
+from lora_core.errors import SweepError
 from lora_core.files import reader
+from lora_core.host.contact import save_sheets
 from lora_core.host.repatch import repatch
 from lora_core.host.stacking import apply_stack
 from lora_core.host.sweeping import Swept, sweep_stack
@@ -18,6 +22,7 @@ from lora_core.host.targets import model_targets
 from lora_core.stack.blocktable import block_table
 from lora_core.stack.interop import StackList
 from lora_core.stack.rows import LoraStack, StackRow
+from lora_core.sweep.points import AxisLabels, Point, Sweep
 from lora_core.sweep.values import AxisOrder
 
 NAMES = ("sweep_style.safetensors", "sweep_character.safetensors")
@@ -139,3 +144,43 @@ def test_merge_methods_sample_as_the_stack_does_where_they_are_exact(loras):
     torch.testing.assert_close(concat, stacked, rtol=1e-3, atol=1e-3)
     assert (ties - stacked).norm() > 10 * (concat - stacked).norm()
     assert [point.merge for point in swept.sweep.points] == ["", "concat", "ties"]
+
+
+def test_rows_that_act_in_other_regions_are_other_models(loras):
+    """Of one file and one strength, so that only the region tells them apart."""
+    model = small_model("SD1.5", torch.float32)
+    (first,) = loras(model, 0.8).loom_stack.rows
+    rows = tuple(replace(first, regions=(mark,)) for mark in ("left", "right"))
+    stack = StackList(LoraStack(rows), [row.name for row in rows])
+    swept = sweep_stack(model, None, stack, AxisOrder("x", "rows: only one"), NONE)
+    assert len({id(each) for each in swept.models}) == 3
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "out"))
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    return tmp_path / "out"
+
+
+def saved(prefix: str):
+    sweep = Sweep(
+        AxisLabels("a: strength", ("1",)),
+        AxisLabels("", ("",)),
+        (Point(0, 0, "1", "", False, ()),),
+    )
+    return save_sheets([torch.zeros(1, 8, 8, 3)], sweep, prefix, 0, "")
+
+
+@pytest.mark.parametrize("prefix", ["sheets/one", "sheets/"])
+def test_a_sheet_never_takes_the_place_of_another(output, prefix):
+    files = [saved(prefix).ui["images"][0]["filename"] for _ in range(3)]
+    assert len(set(files)) == 3
+    assert len(list(output.rglob("*.png"))) == len(list(output.rglob("*.json"))) == 3
+
+
+@pytest.mark.parametrize("prefix", ["../out2/x", "/etc/x", "a\0b", "a/" + "x" * 300, "\ud800"])
+def test_a_place_outside_the_output_folder_or_no_place_at_all_is_refused(output, prefix):
+    with pytest.raises(SweepError, match="is no place in the output folder"):
+        saved(prefix)
+    assert not output.exists()

@@ -11,6 +11,7 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
+from comfy.model_patcher import LowVramPatch
 from small_models import small_model
 from test_train import (
     SETTINGS,
@@ -25,7 +26,7 @@ from test_train_families import PLAIN, batch, filled
 
 from lora_core.errors import TrainError
 from lora_core.host.training_branches import attached, branches_of, dense_weight
-from lora_core.host.training_data import encoded_text
+from lora_core.host.training_data import encoded_text, fingerprint
 from lora_core.host.training_model import noise_levels, ready
 from lora_core.train import adapters
 from lora_core.train.loop import batch_loss
@@ -170,3 +171,25 @@ def test_nothing_that_can_learn_is_told_before_the_first_step(toy, rings):  # no
     ):
         with pytest.raises(TrainError, match=message):
             trained(toy, rings, "toy/wrong", replace(SETTINGS, **wrong))
+
+
+def test_patches_that_are_put_on_at_use_are_part_of_a_models_name():
+    """With little memory, or dynamic memory, a LoRA is in no weight: the host adds it as it computes."""
+    layer = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    plain = fingerprint(layer)
+
+    def named(value: float, strength: float = 1.0) -> str:
+        patch = ("diff", (torch.full((4, 4), value),))
+        patches = {"0.weight": [(strength, patch, 1.0, None, None)]}
+        at_use = LowVramPatch("0.weight", patches, None, None)
+        layer[0].weight_function = [at_use]
+        by_list = fingerprint(layer)
+        layer[0].weight_function = []
+        layer[0].weight_lowvram_function = at_use
+        assert fingerprint(layer) == by_list
+        layer[0].weight_lowvram_function = None
+        return by_list
+
+    assert len({plain, named(1.0), named(2.0), named(1.0, 0.5)}) == 4
+    assert named(1.0) == named(1.0)
+    assert fingerprint(layer) == plain

@@ -197,7 +197,7 @@ def _fake_host(
         "presets": {
             "preset_names": lambda: ["none", "SD-MIDD"],
             "editor_data": lambda: {"families": {"a model": "IN00"}},
-            "preset_stamp": lambda preset: f"what {preset} says",
+            "preset_stamp": lambda preset, blocks="": f"what {preset} says{blocks}",
         },
         "paths": {"find_lora": find_lora, "lora_names": lambda: list(LISTED)},
         "stacking": {
