@@ -77,7 +77,7 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
     comfy.model_management.load_models_gpu([model])
     existing = None if order.existing == NEW else order.existing
     refuse_compiled(model)
-    settings = _suited(model, order.settings)
+    settings = _suited(model, order.settings, dataset.settings.trigger)
     key = job_key(model, encoders, plan, settings, existing)
     folder = Path(folder_paths.get_system_user_directory("lora_loom")) / "training" / key[:32]
     base = model_targets(model).base
@@ -86,9 +86,10 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
     return _train(model, encoders, job, order) if done is None else done
 
 
-def _suited(model: Any, settings: TrainSettings) -> TrainSettings:
+def _suited(model: Any, settings: TrainSettings, trigger: str) -> TrainSettings:
     network = model.model.diffusion_model
-    return suited(settings, adapters.chosen_layers(network, settings.parts, settings.pattern))
+    layers = adapters.chosen_layers(network, settings.parts, settings.pattern)
+    return suited(settings, layers, trigger)
 
 
 def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
@@ -248,10 +249,11 @@ def _beginning(
     count = sum(p.numel() for p in parameters)
     base = sum(p.numel() for p in model.model.diffusion_model.parameters())
     epochs = settings.steps * settings.accumulate / plan.steps_per_epoch
+    others = f"{settings.preserve:.0%}" if settings.preserve else "none"
     went_on = f", resumed at step {first}" if first else ""
     return (
         f"{len(branches)} layers, {count:,} trainable parameters ({100 * count / base:.2f} % of the base), "
         f"{4 * count / 1e6:.1f} MB; {settings.steps} steps at a rate of {settings.rate:.2g}, {epochs:.1f} epochs of "
-        f"{len(plan.dataset.training)} pictures{went_on}; "
+        f"{len(plan.dataset.training)} pictures{went_on}, {others} of the showings to preserve other prompts; "
         + in_words(estimate, settings, settings.steps - first, parameters)
     )

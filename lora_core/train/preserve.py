@@ -23,13 +23,14 @@ _THINGS = (
     "leaf", "apple", "house", "tower", "bridge", "street", "room", "chair", "table", "lamp", "cup",
     "bottle", "book", "car", "train", "boat", "ball", "box", "wheel", "stone", "mountain", "river",
     "sea", "sky", "cloud", "sun", "moon", "fire", "hat", "dress", "shoe", "sword", "robot", "dragon",
+    "circle", "square", "triangle", "star", "heart", "cross", "cube", "spiral", "arrow", "letter",
 )  # fmt: skip
 _PLACES = ("", "in a room", "in a forest", "at the sea", "on a table", "in the city", "at night")
 
 
 # How many texts there are: all are encoded before the first step, and kept. Each so many-th is empty: what a sampler
 # with CFG leads away from must stay what it was too.
-_TEXTS, _EMPTY = 96, 8
+_TEXTS, _EMPTY = 160, 8
 
 
 def other_texts(captions: Sequence[str], trigger: str, seed: int) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ class TrainSettings:
     seed: int = 0
     optimizer: str = "AdamW"
     plus_ratio: float = 1.0
-    preserve: float = 0.0
+    preserve: float = 0.5
     keep_best: bool = True
     patience: int = 0
     checkpointing: bool = False
