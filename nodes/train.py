@@ -101,7 +101,7 @@ class LoomTrainSettings:
                 "rank": number("INT", 16, 1, 1024, 1, "Size of the LoRA: 8 to 16 for a character or thing, 16 to 32 for a style.", False),
                 "alpha": number("FLOAT", 0.0, 0.0, 4096.0, 0.5, "The LoRA acts with alpha / rank. 0: the same as rank.", False),
                 "batch_size": number("INT", 1, 1, 256, 1, "Pictures at once. More is steadier and needs more memory.", False),
-                "parts": _spec.choice(PARTS, "attention: what prompts steer. With convolutions: also strokes and textures."),
+                "parts": (list(PARTS), {"default": _DEFAULT.parts, "tooltip": "attention: what prompts steer, in the smallest file. With convolutions: also outlines, strokes and textures of UNets."}),
                 "train_seed": number("INT", 0, 0, 2**53 - 1, 1, "Decides all draws: the same seed gives the same LoRA.", False),
             },
             "optional": {

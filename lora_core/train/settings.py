@@ -56,7 +56,7 @@ class TrainSettings:
     accumulate: int = 1
     rank: int = 16
     alpha: float = 16.0
-    parts: str = PARTS[0]
+    parts: str = PARTS[1]
     pattern: str = ""
     schedule: str = SCHEDULES[0]
     warmup: float = 0.05
