@@ -49,7 +49,7 @@ def _what_inputs() -> dict[str, Any]:
         "text_rate": number("FLOAT", 0.0, 0.0, 10.0, 0.05, "Train the text encoders too, at this share of the learning rate: 0.1 to 0.5. 0: leave them alone."),
         "logit_mean": number("FLOAT", 0.0, -5.0, 5.0, 0.05, "Middle of logit-normal timesteps: above 0 trains noisy steps more."),
         "logit_spread": number("FLOAT", 1.0, 0.01, 10.0, 0.05, "Spread of logit-normal timesteps."),
-        "weighting": _spec.choice(WEIGHTINGS, "How losses of different noise levels weigh. auto: min-SNR for SD models, none for flow models.", True),
+        "weighting": _spec.choice(WEIGHTINGS, "How losses of different noise levels weigh. auto: min-SNR for eps models (SD1.5, SDXL), none for v and flow models.", True),
         "loss": _spec.choice(LOSSES, "huber takes outliers less seriously than square.", True),
         "huber": number("FLOAT", 0.1, 0.0001, 10.0, 0.01, "Where the huber loss turns from square to straight."),
         "guidance": number("FLOAT", 1.0, 0.0, 100.0, 0.1, "What a model with a guidance input is told while it learns (Flux dev: 1)."),
@@ -97,11 +97,11 @@ class LoomTrainSettings:
         return {
             "required": {
                 "steps": number("INT", 1500, 1, 1_000_000, 1, "Steps of the optimizer. 1000 to 2000 for 10 to 30 pictures.", False),
-                "learning_rate": number("FLOAT", 1e-4, 1e-7, 1.0, 1e-6, "The highest learning rate. It belongs to alpha = rank; halve it where pictures get burnt.", False),
+                "learning_rate": number("FLOAT", 0.0, 0.0, 1.0, 1e-6, "The highest learning rate. 0: what suits the model, 0.0001 for SDXL, Flux and larger; the report says it.", False),
                 "rank": number("INT", 16, 1, 1024, 1, "Size of the LoRA: 8 to 16 for a character or thing, 16 to 32 for a style.", False),
                 "alpha": number("FLOAT", 0.0, 0.0, 4096.0, 0.5, "The LoRA acts with alpha / rank. 0: the same as rank.", False),
                 "batch_size": number("INT", 1, 1, 256, 1, "Pictures at once. More is steadier and needs more memory.", False),
-                "parts": _spec.choice(PARTS, "attention: what prompts steer. With convolutions: also strokes and textures."),
+                "parts": (list(PARTS), {"default": _DEFAULT.parts, "tooltip": "attention: what prompts steer, in the smallest file. With convolutions: also outlines, strokes and textures of UNets."}),
                 "train_seed": number("INT", 0, 0, 2**53 - 1, 1, "Decides all draws: the same seed gives the same LoRA.", False),
             },
             "optional": {

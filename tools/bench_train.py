@@ -2,26 +2,36 @@
 
 Cases: `time <toy|sd15> b<batch> <px>` (s, one step) and `memory <toy|sd15> b<batch> <px>` (MiB, the peak of a few steps above
 the model); with ` again` behind it, both with gradient checkpointing. Rank 16, captions that differ within a batch. Core
-adapts the layers that ours chooses, and besides their biases; its time is that of a long run less that of a run of one
-step, so that its setting up is not counted. Weights are random: they cost what trained ones do.
+adapts the layers that ours chooses, and besides their biases. A step is what passes between two updates of AdamW, in both,
+so that setting up is not counted. toy: the toy checkpoint. sd15: one level of SD1.5 at its own widths with random weights,
+which cost what trained ones do.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from tools.bench_stack import make_model  # first: it says the device before the host is imported
-from tools.benching import BenchRow, interleaved, median_row, peak, publish, reset_peak, seconds
+from tools import toy_host
+from tools.benching import BenchRow, interleaved, median_row, peak, publish, reset_peak
+from tools.make_toy_model import CHECKPOINT
+from tools.models_for_benches import (  # first: it says the device before the host is imported
+    random_model,
+)
 
 # isort: split
 import comfy.model_management
+import comfy.sd
 
 from lora_core.host.training_model import noise_levels, ready
 from lora_core.train import adapters
@@ -31,22 +41,26 @@ from lora_core.train.loop import TrainBatch, train
 from lora_core.train.settings import SampleWish, TrainSettings
 
 RANK = 16
-_ONE_LEVEL = {
-    "channel_mult": [1],
-    "num_res_blocks": [2],
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1],
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "toy": {"model_channels": 64, "num_heads": 4, **_ONE_LEVEL},
-    "sd15": _ONE_LEVEL,
-}
 _BATCHES, _PIXELS = (1, 4), (128, 256)
+# Above so many seconds a step, one step is timed in a turn in place of `--steps`.
+_SLOW = 5.0
+
+
+def _toy() -> Any:
+    """Not under inference mode: core cannot train norms that were loaded there."""
+    toy_host.add_host(None)
+    return comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT), False, False)[0]
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "toy": _toy,
+    "sd15": lambda: random_model("sd15 level", torch.float32),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One comparison. latents: (batch, 4, px / 8, px / 8). texts: one a picture, (1, 77, 768)."""
+    """One comparison. latents: (batch, 4, px / 8, px / 8). texts: one a picture, (1, 77, the model's text width)."""
 
     model: Any
     latents: torch.Tensor
@@ -56,8 +70,9 @@ class Case:
 
 def make_case(model: Any, batch: int, pixels: int, again: bool) -> Case:
     generator = torch.Generator().manual_seed(batch * pixels)
+    width = model.model.model_config.unet_config["context_dim"]
     latents = torch.randn(batch, 4, pixels // 8, pixels // 8, generator=generator)
-    texts = tuple(torch.randn(1, 77, 768, generator=generator) * 0.1 for _ in range(batch))
+    texts = tuple(torch.randn(1, 77, width, generator=generator) * 0.1 for _ in range(batch))
     return Case(model, latents, texts, again)
 
 
@@ -65,11 +80,17 @@ def layers_of(model: Any) -> dict[str, torch.nn.Module]:
     return chosen_layers(model.model.diffusion_model, PARTS[1])
 
 
-def our_seconds(case: Case, steps: int) -> float:
-    """Of one step, after a first one."""
-    with our_steps(case, steps + 1) as following:
-        next(following)
-        return seconds(lambda: [next(following) for _ in range(steps)]) / steps
+def of_one_step(run: Callable[[Case, int], None], case: Case, steps: int) -> float:
+    """Median seconds of `steps` steps after a first one: from update to update of the optimizer."""
+    moments: list[float] = []
+    hook = register_optimizer_step_post_hook(lambda *_: moments.append(time.perf_counter()))
+    try:
+        run(case, steps + 1)
+    finally:
+        hook.remove()
+    if len(moments) != steps + 1:
+        raise RuntimeError(f"{steps + 1} steps made {len(moments)} updates")
+    return statistics.median(later - sooner for sooner, later in pairwise(moments))
 
 
 @contextmanager
@@ -119,15 +140,9 @@ def core_run(case: Case, steps: int) -> None:
         latents, positive = latents * 2, positive * 2
     with only(case):
         node.execute(
-            [case.model], latents, positive, [len(case.latents)], [1], [steps], [1e-4], [RANK], ["AdamW"], ["MSE"], [0], ["fp32"], ["fp32"],
+            [case.model], latents, positive, [len(case.latents)], [steps], [1], [1e-4], [RANK], ["AdamW"], ["MSE"], [0], ["fp32"], ["fp32"],
             ["LoRA"], [case.again], ["[None]"],
         )  # fmt: skip
-
-
-def core_seconds(case: Case, steps: int) -> float:
-    """Of one step: a run of steps + 1 less a run of one."""
-    alone = seconds(lambda: core_run(case, 1))
-    return (seconds(lambda: core_run(case, steps + 1)) - alone) / steps
 
 
 def memory(case: Case, run: Callable[[], object]) -> float:
@@ -145,11 +160,13 @@ def our_run(case: Case, steps: int) -> None:
 
 def bench_case(name: str, case: Case, rounds: int, steps: int) -> list[BenchRow]:
     our_run(case, 1)
-    core_run(case, 1)
-    times = interleaved(lambda: our_seconds(case, steps), lambda: core_seconds(case, steps), rounds)
-    ours, core = (
-        memory(case, lambda: our_run(case, 2)),
-        memory(case, lambda: core_run(case, 2)),
+    core = memory(case, lambda: core_run(case, 2))
+    ours = memory(case, lambda: our_run(case, 2))
+    steps = steps if of_one_step(core_run, case, 1) < _SLOW else 1
+    times = interleaved(
+        lambda: of_one_step(our_run, case, steps),
+        lambda: of_one_step(core_run, case, steps),
+        rounds,
     )
     return [median_row(f"time {name}", *times), BenchRow(f"memory {name}", "MiB", ours, core)]
 
@@ -168,8 +185,7 @@ def main() -> int:
     options = parser.parse_args()
     rows: list[BenchRow] = []
     for which in options.models:
-        # Not under inference mode, as a checkpoint is loaded: core cannot train norms that were made there.
-        model = make_model(torch.float32, **MODELS[which])
+        model = MODELS[which]()
         for batch in options.batches:
             for pixels in options.pixels:
                 for again in (False,) if options.no_again else (False, True):

@@ -25,6 +25,12 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 _SD15 = SD15_UNET | {"num_heads": 8}
 _SDXL = SDXL_UNET | {"num_heads": 8}
+_ONE_LEVEL = {
+    "channel_mult": [1],
+    "num_res_blocks": [2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1],
+}
 # One block of each kind at Flux's width.
 _FLUX_BLOCK = {
     "image_model": "flux",
@@ -67,6 +73,8 @@ _UNET = ("transformer_blocks", ".proj_in.", ".proj_out.")
 _MODELS = comfy.supported_models
 MODELS: dict[str, BenchModel] = {
     "sd15": BenchModel(_MODELS.SD15, _SD15, (4, 64, 64), (77, 768), None, _UNET),
+    # Its widest level in pixels alone, which is where training spends its time.
+    "sd15 level": BenchModel(_MODELS.SD15, _SD15 | _ONE_LEVEL, (4, 64, 64), (77, 768), None, _UNET),
     "sdxl": BenchModel(_MODELS.SDXL, _SDXL, (4, 128, 128), (77, 2048), 2816, _UNET),
     "flux": BenchModel(
         _MODELS.Flux,

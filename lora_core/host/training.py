@@ -17,22 +17,24 @@ from ..train import adapters
 from ..train.blocks import wrapped_blocks
 from ..train.branches import UP
 from ..train.cache import DiskStore
+from ..train.captions import plain_caption
 from ..train.dataset import Dataset
 from ..train.estimate import Estimate, in_words, measured
 from ..train.export import lora_of
 from ..train.log import training_log
 from ..train.loop import Predict, TrainBatch, train
 from ..train.preserve import other_texts, text_for
-from ..train.samples import Plan
+from ..train.samples import Plan, Sample
 from ..train.settings import TrainSettings
 from ..train.state import load_latest, save_state
+from ..train.suited import suited
 from .progress import progress_of
 from .targets import clip_targets, model_targets
 from .training_branches import Branches, attached, branches_of
 from .training_data import Encoders, batch_of, encode_all, fingerprint, validation_batches
 from .training_follow import Listeners, followed
 from .training_key import job_key
-from .training_model import noise_levels, ready
+from .training_model import noise_levels, ready, refuse_compiled
 from .training_results import Job, Trained, finished, keep_result
 from .training_room import opened
 from .training_samples import Sampler, prompts_of
@@ -74,13 +76,20 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
     encoders = _encoders(model, clip, vae, bool(order.settings.text_rate))
     comfy.model_management.load_models_gpu([model])
     existing = None if order.existing == NEW else order.existing
-    key = job_key(model, encoders, plan, order.settings, existing)
+    refuse_compiled(model)
+    settings = _suited(model, order.settings, dataset.settings.trigger)
+    key = job_key(model, encoders, plan, settings, existing)
     folder = Path(folder_paths.get_system_user_directory("lora_loom")) / "training" / key[:32]
-    settings = order.settings
     base = model_targets(model).base
     job = Job(key, folder, plan, settings, order.name, base, prompts_of(plan, settings))
     done = None if order.retrain else finished(job)
     return _train(model, encoders, job, order) if done is None else done
+
+
+def _suited(model: Any, settings: TrainSettings, trigger: str) -> TrainSettings:
+    network = model.model.diffusion_model
+    layers = adapters.chosen_layers(network, settings.parts, settings.pattern)
+    return suited(settings, layers, trigger)
 
 
 def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
@@ -171,6 +180,13 @@ def _batches(job: Job, encoders: Encoders) -> Callable[[int], TrainBatch]:
     images, trigger = plan.dataset.images, plan.dataset.settings.trigger
     captions = [images[index].caption for index in plan.dataset.training]
     texts = other_texts(captions, trigger, settings.seed) if settings.preserve else ()
+
+    def other(sample: Sample) -> str | None:
+        """A dropped caption too: without words the model is to stay what it was."""
+        if not sample.caption and plain_caption(images[sample.image], plan.dataset.settings):
+            return ""
+        return text_for(settings.preserve, texts, settings.seed, sample.number, sample.epoch)
+
     for text in texts:
         batch_of(plan, (replace(plan.sample(0, 0), caption=text),), encoders)
 
@@ -178,12 +194,7 @@ def _batches(job: Job, encoders: Encoders) -> Callable[[int], TrainBatch]:
         samples = plan.batch_at(number).samples
         if not texts:
             return batch_of(plan, samples, encoders)
-        said = [
-            None
-            if images[s.image].regularisation
-            else text_for(settings.preserve, texts, settings.seed, s.number, s.epoch)
-            for s in samples
-        ]
+        said = [None if images[s.image].regularisation else other(s) for s in samples]
         pairs = zip(samples, said, strict=True)
         shown = tuple(s if text is None else replace(s, caption=text) for s, text in pairs)
         made = batch_of(plan, shown, encoders)
@@ -238,10 +249,11 @@ def _beginning(
     count = sum(p.numel() for p in parameters)
     base = sum(p.numel() for p in model.model.diffusion_model.parameters())
     epochs = settings.steps * settings.accumulate / plan.steps_per_epoch
+    others = f"{settings.preserve:.0%}" if settings.preserve else "none"
     went_on = f", resumed at step {first}" if first else ""
     return (
         f"{len(branches)} layers, {count:,} trainable parameters ({100 * count / base:.2f} % of the base), "
-        f"{4 * count / 1e6:.1f} MB; {settings.steps} steps, {epochs:.1f} epochs of "
-        f"{len(plan.dataset.training)} pictures{went_on}; "
+        f"{4 * count / 1e6:.1f} MB; {settings.steps} steps at a rate of {settings.rate:.2g}, {epochs:.1f} epochs of "
+        f"{len(plan.dataset.training)} pictures{went_on}, {others} of the showings to preserve other prompts; "
         + in_words(estimate, settings, settings.steps - first, parameters)
     )

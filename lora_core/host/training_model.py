@@ -21,6 +21,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import autocast
 
+from ..errors import TrainError
 from ..train.loop import Predict
 from ..train.objective import NoiseLevels
 from ..train.settings import TrainSettings
@@ -87,6 +88,18 @@ def _shift_of(model_sampling: Any) -> float:
     """The shift of a flow model's own sampling: what its middle timestep becomes, whatever form it is written in."""
     middle = float(model_sampling.percent_to_sigma(0.5))
     return middle / (1 - middle) if 0 < middle < 1 else 1.0
+
+
+def refuse_compiled(model: Any) -> None:
+    """Raises TrainError where compiled modules stand in the loaded MODEL's network in place of its own: their layers
+    have other paths, and what they compiled has no branches. Core's node compiles apart, as it samples; that may stay.
+    """
+    odd = [name for name, module in model.model.named_modules() if hasattr(module, "_orig_mod")]
+    if odd:
+        raise TrainError(
+            f"The MODEL is compiled ({len(odd)} of its modules, such as {odd[0]}). Connect the MODEL from before the node "
+            "that compiles it; Loom Train Settings has a switch that compiles while it trains."
+        )
 
 
 @contextmanager

@@ -71,8 +71,8 @@ class Objective:
     timesteps: of TIMESTEPS; auto is uniform for eps and v and the model's own shift for flow. shift: for "shift" (and
     auto of flow), 0 for the model's own. low, high: the part of the positions that is trained, 0 to 1.
     mean, spread: of logit-normal; sigmoid is its plain form (0 and 1). min_snr: gamma of min-SNR; 0 for none.
-    noise_offset: share of noise that is the same all over a channel. weighting: of WEIGHTINGS; auto is min-SNR for eps
-    and v. loss: of LOSSES; huber: where the pseudo-Huber loss turns from square to straight.
+    noise_offset: share of noise that is the same all over a channel. weighting: of WEIGHTINGS; auto is min-SNR for eps,
+    none for the others. loss: of LOSSES; huber: where the pseudo-Huber loss turns from square to straight.
     guidance: what models with a guidance input are told (Flux dev).
     """
 
@@ -179,13 +179,15 @@ def target_of(
 
 
 def level_weights(levels: NoiseLevels, sigmas: torch.Tensor, wish: Objective) -> torch.Tensor:
-    """Weight of each sample's loss by its noise level; 1 where no weighting is asked for, and for flow under auto.
+    """Weight of each sample's loss by its noise level; 1 where no weighting is asked for.
 
-    Raises TrainError where the model has no signal-to-noise ratio to weigh by.
+    auto is min-SNR for eps alone, whose loss asks most for what the cleanest pictures lack. A loss of v asks for all
+    levels alike, as the model was trained; min-SNR would take the noisy ones away from it (0.5 % is left at SD's last
+    level), and there a prompt decides what there is to be and in what colour. Raises TrainError where the model has no signal-to-noise ratio to weigh by.
     """
     way = wish.weighting
     if way == "auto":
-        way = "min-SNR" if levels.kind in ("eps", "v") else "none"
+        way = "min-SNR" if levels.kind == "eps" else "none"
     if way == "none" or (way == "min-SNR" and not wish.min_snr):
         return torch.ones_like(sigmas)
     if levels.kind not in ("eps", "v"):

@@ -23,19 +23,24 @@ _THINGS = (
     "leaf", "apple", "house", "tower", "bridge", "street", "room", "chair", "table", "lamp", "cup",
     "bottle", "book", "car", "train", "boat", "ball", "box", "wheel", "stone", "mountain", "river",
     "sea", "sky", "cloud", "sun", "moon", "fire", "hat", "dress", "shoe", "sword", "robot", "dragon",
+    "circle", "square", "triangle", "star", "heart", "cross", "cube", "spiral", "arrow", "letter",
 )  # fmt: skip
 _PLACES = ("", "in a room", "in a forest", "at the sea", "on a table", "in the city", "at night")
 
 
-# How many texts there are: all are encoded before the first step, and kept.
-_TEXTS = 96
+# How many texts there are: all are encoded before the first step, and kept. Each so many-th is empty: what a sampler
+# with CFG leads away from must stay what it was too.
+_TEXTS, _EMPTY = 160, 8
 
 
 def other_texts(captions: Sequence[str], trigger: str, seed: int) -> tuple[str, ...]:
-    """Texts without the trigger: common words, every other time in front of a caption's own without it."""
+    """Texts without the trigger: common words, every other time in front of a caption's own without it; and none."""
     own = sorted({without(caption, trigger) for caption in captions} - {""})
     found = []
     for number in range(_TEXTS):
+        if number % _EMPTY == 0:
+            found.append("")
+            continue
         thing = (
             f"{_one_of(_COLOURS, seed, number, 'colour')} {_one_of(_THINGS, seed, number, 'thing')}"
         )

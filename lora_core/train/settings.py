@@ -36,7 +36,7 @@ class SampleWish:
 class TrainSettings:
     """All that decides the outcome besides model and data. Checked on creation: raises TrainError.
 
-    steps: optimizer steps. rate: the highest learning rate. batch_size: pictures at once; accumulate: batches a step.
+    steps: optimizer steps. rate: the highest learning rate; 0 for what suits the model, see suited.py. batch_size: pictures at once; accumulate: batches a step.
     rank, alpha: of each branch, scale alpha / rank. parts, pattern: see adapters.chosen_layers.
     schedule: of SCHEDULES; warmup: share of the steps in which the rate rises. weight_decay: AdamW's.
     clip: highest norm of the gradient, 0 for none. ema: decay of the moving average that is saved, 0 for none.
@@ -51,12 +51,12 @@ class TrainSettings:
     """
 
     steps: int = 1500
-    rate: float = 1e-4
+    rate: float = 0.0
     batch_size: int = 1
     accumulate: int = 1
     rank: int = 16
     alpha: float = 16.0
-    parts: str = PARTS[0]
+    parts: str = PARTS[1]
     pattern: str = ""
     schedule: str = SCHEDULES[0]
     warmup: float = 0.05
@@ -69,7 +69,7 @@ class TrainSettings:
     seed: int = 0
     optimizer: str = "AdamW"
     plus_ratio: float = 1.0
-    preserve: float = 0.0
+    preserve: float = 0.5
     keep_best: bool = True
     patience: int = 0
     checkpointing: bool = False
@@ -106,8 +106,8 @@ class TrainSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise TrainError(f"{name} is {value!r}; it must be from {low:g} to {high:g}.")
-        if not self.rate or not self.alpha:
-            raise TrainError("rate and alpha must be above 0; nothing would be learned.")
+        if not self.alpha:
+            raise TrainError("alpha must be above 0; nothing would be learned.")
         _among("schedule", self.schedule, SCHEDULES)
         _among("parts", self.parts, PARTS)
         _among("optimizer", self.optimizer, tuple(OPTIMIZERS))
@@ -128,7 +128,12 @@ class TrainSettings:
 
 
 def rate_at(settings: TrainSettings, step: int) -> float:
-    """The learning rate of a step, counted from 0: a linear warm-up, then the schedule down to 0 (or constant)."""
+    """The learning rate of a step, counted from 0: a linear warm-up, then the schedule down to 0 (or constant).
+
+    Raises TrainError where the settings leave it to the model.
+    """
+    if not settings.rate:
+        raise TrainError("The learning rate is 0; suited.suited finds one for the model.")
     rising = round(settings.warmup * settings.steps)
     if step < rising:
         return settings.rate * (step + 1) / rising

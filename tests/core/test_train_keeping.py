@@ -181,6 +181,7 @@ def test_texts_of_preservation_have_no_trigger_and_are_drawn_by_counters():
     assert texts == other_texts(["zwx on a dark ground", "ZWX, in snow"], "zwx", 3)
     assert not any("zwx" in text.lower() for text in texts)
     assert any(text.endswith("on a dark ground") for text in texts)
+    assert "" in texts
     found = [text_for(0.3, texts, 0, number, 0) for number in range(2000)]
     assert 0.25 < sum(text is not None for text in found) / 2000 < 0.35
     assert without("a zwx, in snow", "zwx") == "a , in snow"

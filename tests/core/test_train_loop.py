@@ -250,7 +250,15 @@ def test_rates_rise_and_fall():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"steps": 0}, {"rate": 0.0}, {"schedule": "x"}, {"rank": 0}, {"ema": 1.0}, {"parts": "x"}],
+    [
+        {"steps": 0},
+        {"rate": -1.0},
+        {"alpha": 0.0},
+        {"schedule": "x"},
+        {"rank": 0},
+        {"ema": 1.0},
+        {"parts": "x"},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(TrainError):

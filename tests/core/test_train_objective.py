@@ -77,7 +77,7 @@ def test_min_snr_is_its_formula():
         torch.minimum(snr, torch.tensor(5.0)) / snr,
     )
     assert torch.allclose(
-        level_weights(levels_of("v"), sigmas, Objective()),
+        level_weights(levels_of("v"), sigmas, Objective(weighting="min-SNR")),
         torch.minimum(snr, torch.tensor(5.0)) / (snr + 1),
     )
     for kind, gamma in (("flow", 5), ("eps", 0)):

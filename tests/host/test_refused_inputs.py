@@ -278,9 +278,10 @@ def test_too_little_memory_is_said_with_what_to_lower(toy, monkeypatch):
         raise comfy.model_management.OOM_EXCEPTION("no memory")
 
     monkeypatch.setattr(training, "followed", full)
+    model, clip, vae = toy
+    order = TrainOrder(SETTINGS, "full", existing=NEW)
     with torch.inference_mode(), pytest.raises(TrainError, match="memory"):
-        model, clip, vae = toy
-        train_lora(model, clip, vae, dataset(), TrainOrder(SETTINGS, "full", existing=NEW))
+        train_lora(model, clip, vae, dataset(), order)
 
 
 def test_a_lora_for_every_weight_of_a_small_model_is_taken():

@@ -35,7 +35,7 @@ from tools.toy_pictures import CHARACTER_SHAPE, GROUNDS, Picture, draw, placed_a
 
 SETTINGS = TrainSettings(
     steps=12, rate=2e-3, batch_size=2, rank=4, alpha=4.0, save_every=4, validate_every=6,
-    samples=SampleWish(-1),
+    samples=SampleWish(-1), preserve=0.0,
 )  # fmt: skip
 
 
