@@ -155,7 +155,7 @@ def _waiting(job: Job) -> Trained:
 
 def line_of(job: Job) -> str:
     """What starts the job on this machine, in one line for a terminal."""
-    host = Path(folder_paths.__file__).parent
+    host = Path(str(folder_paths.__file__)).parent
     base = read_job(job.folder).base
     model = folder_paths.get_full_path(base.folder, base.name)
     count = max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 2

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from ..errors import LoraError, TrainError
 Value = TypeVar("Value")
 # A rank that is lost is noticed by torchrun at once; this is for one that hangs, and must outlast sample pictures.
 _PATIENCE = timedelta(hours=1)
+# Seconds between two looks for each other.
+_APART = 0.05
 
 
 @dataclass
@@ -155,14 +159,48 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if "RANK" not in os.environ or not dist.is_available():
         yield Ranks()
         return
+    # Not there in a torch built without it.
+    from torch.distributed.rendezvous import rendezvous
+
     rank, world, local, local_world = (
         int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     )
     # What is said in words goes over the CPU, sums over the accelerator's own links.
     way = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(way, timeout=_PATIENCE)
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    alone = dist.PrefixStore(_meeting(store, rank, world), store)
+    dist.init_process_group(way, store=alone, rank=rank, world_size=world, timeout=_PATIENCE)
     yield Ranks(rank, world, local, local_world)
     dist.destroy_process_group()
+
+
+def _meeting(store: Any, rank: int, world: int) -> str:
+    """A name that only the processes alive now share.
+
+    torchrun keeps one store over its restarts, in which the addresses of lost processes still stand (torch 2.13), and
+    machines count their restarts each for itself. So every rank says who it is, rank 0 calls them by what they said, and
+    a rank that hears its own name says whose call it heard.
+    """
+    mine, until = uuid.uuid4().hex, time.monotonic() + _PATIENCE.total_seconds()
+    store.set(f"loom/here/{rank}", mine)
+    while time.monotonic() < until:
+        if rank:
+            caller, *called = _said(store, "loom/call").split()
+            if called and called[rank] == mine:
+                store.set(f"loom/heard/{rank}", caller)
+                return caller
+        else:
+            here = [_said(store, f"loom/here/{each}") for each in range(world)]
+            store.set("loom/call", " ".join([mine, *here]))
+            if all(_said(store, f"loom/heard/{each}") == mine for each in range(1, world)):
+                return mine
+        time.sleep(_APART)
+    raise TrainError(f"rank {rank} of {world} waited for the others in vain.")
+
+
+def _said(store: Any, key: str) -> str:
+    """ "-" for nothing yet."""
+    return store.get(key).decode() if store.check([key]) else "-"
 
 
 def digest_of(tensors: Sequence[torch.Tensor]) -> str:

@@ -52,7 +52,10 @@ def main(folder: Path, steps: int, asked: dict[str, str]) -> None:
     settings = settings_of(steps)
     with joined(torch.device("cpu")) as ranks:
         if "unlike" in asked:
-            ranks.refuse_unlike({"the pack's version": f"1.{ranks.rank // 2}"})
+            try:
+                ranks.refuse_unlike({"the pack's version": f"1.{ranks.rank}"})
+            except TrainError as error:
+                sys.stderr.write(f"rank {ranks.rank} hears: {error}\n")
         with ranks.told():
             if asked.get("refuse") == str(ranks.rank):
                 raise TrainError("data-00002.safetensors is missing")
@@ -63,7 +66,8 @@ def main(folder: Path, steps: int, asked: dict[str, str]) -> None:
         state = ranks.handed(load_latest(folder, "job") if ranks.rank == 0 else None)
         if "stop" in asked:
             ranks.wish = (folder / "stop").is_file
-        sent, losses, last = set(), [], None
+        sent, last = set(), None
+        losses: list[tuple[int, float, float | None]] = []
 
         def save(kept):
             if ranks.rank == 0:

@@ -1,6 +1,6 @@
 """train_worker.py, and besides a digest of the whole frozen network before and after, and its bytes, from each rank.
 
-    job_probe.py OUT JOB ...        OUT: folder for rank-N.json
+job_probe.py OUT JOB ...        OUT: folder for rank-N.json
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def watched(run, seen):
         def loaded(*asked):
             job, data, model = ready(*asked)
             network = model.model.diffusion_model
-            seen |= {"network": network, "before": digest(network)}
-            seen |= {"bytes": pieces.bytes_held(network), "rank": ranks.rank}
+            seen.update(network=network, before=digest(network), rank=ranks.rank)
+            seen["bytes"] = pieces.bytes_held(network)
             return job, data, model
 
         jobs._ready = loaded

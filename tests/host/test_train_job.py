@@ -105,7 +105,9 @@ def metadata_of(path: str | Path) -> dict[str, str]:
 def assert_alike(one, other) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(value, other[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            value, other[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -237,6 +239,7 @@ def test_a_training_that_was_begun_in_the_graph_goes_on_as_a_job(toy, pictures, 
         pass
 
     with pytest.MonkeyPatch.context() as patched:
+
         def fail(*_):
             raise Interrupted
 

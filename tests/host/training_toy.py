@@ -51,7 +51,9 @@ def rings(count: int = 11) -> Dataset:
         ground = list(GROUNDS)[seed % len(GROUNDS)]
         one = placed_at_random(Picture(None, CHARACTER_SHAPE, ground), random.Random(seed))
         made.append(np.asarray(draw(one, 64).convert("RGB"), dtype=np.float32) / 255)
-    captions = "\n".join(f"zwx, on a {list(GROUNDS)[n % len(GROUNDS)]} ground" for n in range(count))
+    captions = "\n".join(
+        f"zwx, on a {list(GROUNDS)[n % len(GROUNDS)]} ground" for n in range(count)
+    )
     found = read_batch(torch.from_numpy(np.stack(made)), captions)
     settings = DatasetSettings(trigger="zwx", resolution=64, flip=True, dropout=0.2)
     return Dataset(found.images, settings)
