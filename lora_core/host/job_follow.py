@@ -81,11 +81,12 @@ def follow_job(
     """
     check_job(order.settings)
     folder, here = job_folder(order.job, order.name), job.folder
-    job = replace(job, folder=folder, place=f"output/{FOLDER}/{folder.name}")
+    listed = folder.relative_to(folder_paths.get_output_directory()).as_posix()
+    job = replace(job, folder=folder, place=f"output/{listed}")
     known = read_job(folder) if (folder / JOB).is_file() else None
     if known is not None and known.key != job.key:
         raise TrainError(
-            f"output/{FOLDER}/{folder.name} holds another training (other pictures, model or settings). Choose another "
+            f"{job.place} holds another training (other pictures, model or settings). Choose another "
             "job_folder, or delete that one."
         )
     if order.retrain and order.job.run != WATCH:
@@ -95,7 +96,7 @@ def follow_job(
         return done
     if order.job.run == WATCH:
         if known is None:
-            raise TrainError(f"There is no job in output/{FOLDER}/{folder.name}: write it first.")
+            raise TrainError(f"There is no job in {job.place}: write it first.")
         return _watched(job, encoders, order)
     if known is None:
         write_training(model, encoders, job, branches, order.job.prompt, order.node)
