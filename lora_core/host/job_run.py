@@ -179,7 +179,8 @@ def _seen(
     for report in steps:
         if report.step % every == 0 or report.is_last:
             ranks.refuse_apart(report.step, digest_of(parameters))
-        if report.step % max(1, report.steps // _LINES) == 0 and not ranks.rank:
+        due = report.step % max(1, report.steps // _LINES) == 0
+        if due and not (report.is_last or ranks.rank):
             found = f", validation {report.validation:.4f}" if report.validation else ""
             log.info("step %d of %d: loss %.4f%s", report.step, report.steps, report.loss, found)
         yield report

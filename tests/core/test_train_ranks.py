@@ -16,8 +16,8 @@ from lora_core.train.ranks import Ranks
 from tests.core import ranks_worker
 
 ROOT = Path(__file__).resolve().parents[2]
-# Float32 sums in another order, through this many steps of AdamW.
-CLOSE = {"rtol": 2e-4, "atol": 2e-6}
+# Of a tensor's size.
+CLOSE = 1e-4
 STEPS = 50 if os.environ.get("LOOM_FULL") else 12
 
 
@@ -50,9 +50,10 @@ def curves(told: dict) -> list[float]:
 
 
 def assert_alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """But for the order of float32 sums, through all the steps of AdamW."""
     assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(value, other[name], **CLOSE)
+        assert float((value - other[name]).norm()) <= CLOSE * float(other[name].norm()), name
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,6 @@ from lora_core.train.ranks import Ranks
 from lora_core.train.settings import SampleWish
 from lora_core.train.state import states_in
 
-# Float32 sums in another order, through these steps of AdamW.
-CLOSE = {"rtol": 5e-3, "atol": 2e-5}
 FULL = bool(os.environ.get("LOOM_FULL"))
 STEPS = 50 if FULL else 6
 TOLD = replace(SETTINGS, steps=STEPS)
@@ -103,11 +101,12 @@ def metadata_of(path: str | Path) -> dict[str, str]:
 
 
 def assert_alike(one, other) -> None:
+    """But for the order of float32 sums: all of it to 1e-4 of its size, and what began at nought to 1e-3."""
     assert one.keys() == other.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(
-            value, other[name], **CLOSE, msg=lambda m, name=name: f"{name}: {m}"
-        )
+    for part, close in (("", 1e-4), ("lora_up", 1e-3)):
+        names = [name for name in one if part in name and "alpha" not in name]
+        mine, theirs = (torch.cat([each[n].flatten() for n in names]) for each in (one, other))
+        assert float((mine - theirs).norm()) <= close * float(theirs.norm()), part
 
 
 def losses_of(folder: Path) -> list[float]:
