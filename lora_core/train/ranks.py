@@ -160,6 +160,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         yield Ranks()
         return
     # Not there in a torch built without it.
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     rank, world, local, local_world = (
@@ -168,7 +169,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     # What is said in words goes over the CPU, sums over the accelerator's own links.
     way = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-    alone = dist.PrefixStore(_meeting(store, rank, world), store)
+    alone = PrefixStore(_meeting(store, rank, world), store)
     dist.init_process_group(way, store=alone, rank=rank, world_size=world, timeout=_PATIENCE)
     yield Ranks(rank, world, local, local_world)
     dist.destroy_process_group()

@@ -113,7 +113,7 @@ def main(folder: Path, steps: int, asked: dict[str, str]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    words = dict(word.partition("=")[::2] for word in sys.argv[3:])
+    words = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[3:]}
     try:
         main(Path(sys.argv[1]), int(sys.argv[2]), words)
     except TrainError as error:

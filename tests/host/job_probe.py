@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,12 +28,12 @@ def digest(network) -> str:
     return found.hexdigest()
 
 
-def watched(run, seen):
+def watched(run: Any, seen: dict[str, Any]) -> Any:
     """run_job, with the network looked at before and after."""
 
     def run_and_look(work, ranks):
-        jobs = importlib.import_module("lora_core.host.job_run")
-        pieces = importlib.import_module("lora_core.train.pieces")
+        jobs: Any = importlib.import_module("lora_core.host.job_run")
+        pieces: Any = importlib.import_module("lora_core.train.pieces")
         ready = jobs._ready
 
         def loaded(*asked):
@@ -54,12 +55,12 @@ def watched(run, seen):
 if __name__ == "__main__":
     out, sys.argv = Path(sys.argv[1]), [str(ROOT / "train_worker.py"), *sys.argv[2:]]
     sys.path[0] = str(ROOT)
-    worker = importlib.import_module("train_worker")
-    found: dict = {}
+    worker: Any = importlib.import_module("train_worker")
+    found: dict[str, Any] = {}
     importing = importlib.import_module
 
-    def patched(name: str, *more):
-        module = importing(name, *more)
+    def patched(name: str, *more: Any) -> Any:
+        module: Any = importing(name, *more)
         if name == "lora_core.host.job_run" and not found:
             found["patched"] = True
             module.run_job = watched(module.run_job, found)
