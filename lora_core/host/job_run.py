@@ -52,10 +52,13 @@ def run_job(work: Work, ranks: Ranks) -> Path | None:
 
     Raises LoraError on all ranks where one of them cannot begin; the frozen model is never changed.
     """
-    job, data, model = _ready(work, ranks)
-    if _is_finished(work.folder):
+    with ranks.told():
+        job = read_job(work.folder)
+    ranks.refuse_unlike({"the job": sha256_of(work.folder / JOB), **versions()})
+    if ranks.handed(not ranks.rank and _is_finished(work.folder)):
         log.info("the job is finished: %s", work.folder / RESULT)
         return None
+    data, model = _ready(work, job, ranks)
     before = fingerprint(model.model.diffusion_model)
     with watched(None, job.settings.steps) as curve, torch.enable_grad():
         parts = _parts(work, job, data, model, ranks)
@@ -70,11 +73,8 @@ def run_job(work: Work, ranks: Ranks) -> Path | None:
     return _kept(work, job, model, parts.branches, told, curve, said)
 
 
-def _ready(work: Work, ranks: Ranks) -> tuple[TrainJob, JobData, Any]:
-    """The job, its data and the model, checked on all ranks before step 1. Raises LoraError."""
-    with ranks.told():
-        job = read_job(work.folder)
-    ranks.refuse_unlike({"the job": sha256_of(work.folder / JOB), **versions()})
+def _ready(work: Work, job: TrainJob, ranks: Ranks) -> tuple[JobData, Any]:
+    """The job's data and the model, checked on all ranks before step 1. Raises LoraError."""
     with ranks.told():
         # Once on each machine: the others read what it has looked at.
         if ranks.local == 0:
@@ -97,7 +97,7 @@ def _ready(work: Work, ranks: Ranks) -> tuple[TrainJob, JobData, Any]:
             job.settings.batch_size * job.settings.accumulate,
             ranks.world,
         )
-    return job, data, model
+    return data, model
 
 
 def _device() -> torch.device:
@@ -124,6 +124,8 @@ def _parts(work: Work, job: TrainJob, data: JobData, model: Any, ranks: Ranks) -
     state = None
     with ranks.told():
         if ranks.rank == 0:
+            # Of a run before, which is over.
+            (folder / STOP).unlink(missing_ok=True)
             state = load_latest(folder, job.key)
     state = ranks.handed(state)
     step = (state.step if state else 0) * settings.accumulate

@@ -37,11 +37,11 @@ def watched(run: Any, seen: dict[str, Any]) -> Any:
         ready = jobs._ready
 
         def loaded(*asked):
-            job, data, model = ready(*asked)
+            data, model = ready(*asked)
             network = model.model.diffusion_model
             seen.update(network=network, before=digest(network), rank=ranks.rank)
             seen["bytes"] = pieces.bytes_held(network)
-            return job, data, model
+            return data, model
 
         jobs._ready = loaded
         path = run(work, ranks)
