@@ -18,8 +18,9 @@ import safetensors.torch
 import torch
 
 from lora_core.errors import TrainError
-from lora_core.train.adapters import attached, parameters_of
+from lora_core.train.adapters import attached, new_branches, parameters_of, trainable_layers
 from lora_core.train.loop import TrainBatch, train
+from lora_core.train.pieces import bytes_held, in_pieces, mesh_of, own_part
 from lora_core.train.ranks import Ranks, digest_of, joined
 from lora_core.train.settings import TrainSettings
 from lora_core.train.state import load_latest, save_state
@@ -111,8 +112,56 @@ def main(folder: Path, steps: int, asked: dict[str, str]) -> None:
             safetensors.torch.save_file(weights, folder / "result.safetensors")
 
 
+class Blocks(torch.nn.Module):
+    """Three blocks of two layers, as networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        made = [torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Linear(32, 8)) for _ in "123"]
+        self.blocks, self.last = torch.nn.ModuleList(made), torch.nn.Linear(8, 8)
+        self.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            for layer in block.children():  # as a host may, never the block itself
+                x = torch.tanh(layer(x))
+        return self.last(x)
+
+
+def cut(folder: Path) -> None:
+    """The answer and the adapter's gradients of a network in pieces, against those of the whole."""
+    with joined(torch.device("cpu")) as ranks:
+        whole, pieces = Blocks(), Blocks()
+        in_pieces(pieces, mesh_of(torch.device("cpu"), ranks.world))
+        branches = new_branches(trainable_layers(whole), 3, 3.0, 5)
+        parameters = parameters_of(branches)
+        torch.manual_seed(2)
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        before = digest_of([own_part(p.data) for p in pieces.parameters()])
+        x, found = torch.randn(4, 8) * (1 + ranks.rank), []
+        for network in (whole, pieces):
+            with attached(network, branches):
+                answer = network(x)
+                gradients = torch.autograd.grad(answer.square().mean(), parameters)
+            found.append([answer, *gradients])
+        apart = max(float((a - b).detach().abs().max()) for a, b in zip(*found, strict=True))
+        told = {
+            "apart": apart,
+            "size": max(float(g.abs().max()) for g in found[0][1:]),
+            "share": bytes_held(pieces) / bytes_held(whole),
+            "kept": before == digest_of([own_part(p.data) for p in pieces.parameters()]),
+        }
+        (folder / f"rank-{ranks.rank}.json").write_text(json.dumps(told))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if "cut" in sys.argv:
+        cut(Path(sys.argv[1]))
+        sys.exit()
     words = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[3:]}
     try:
         main(Path(sys.argv[1]), int(sys.argv[2]), words)

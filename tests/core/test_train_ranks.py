@@ -109,6 +109,18 @@ def test_what_one_rank_cannot_do_is_refused_by_all_before_step_1(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_in_pieces_answers_and_teaches_as_the_whole_one(tmp_path):
+    done = ranks_run(tmp_path, 2, 1, "cut")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for path in sorted(tmp_path.glob("rank-*.json")):
+        told = json.loads(path.read_text())
+        assert told["apart"] <= 1e-6 * max(1.0, told["size"])
+        assert told["size"] > 1e-3
+        assert told["share"] < 0.55
+        assert told["kept"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
 def test_shares_are_disjoint_whole_and_even(world):
     for first, last in ((0, 8), (5, 12), (12, 13), (13, 13)):
