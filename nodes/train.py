@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..lora_core.host.job_follow import JobWish, job_stamp
 from ..lora_core.host.paths import lora_names
 from ..lora_core.host.saving import check_order
 from ..lora_core.host.training import NEW, TrainOrder, train_lora
 from ..lora_core.train.branches import FAMILIES
 from ..lora_core.train.choosing import PARTS
+from ..lora_core.train.job import RUNS
 from ..lora_core.train.objective import LOSSES, TIMESTEPS, WEIGHTINGS, Objective
 from ..lora_core.train.optimizers import OPTIMIZERS
 from ..lora_core.train.settings import SCHEDULES, SampleWish, TrainSettings
@@ -211,14 +213,30 @@ class LoomTrain:
                 "continue_from": _spec.choice([NEW, *lora_names()], "A LoRA to go on training, of any naming."),
                 "resume": ("BOOLEAN", {"default": True, "tooltip": "Go on from the saved state of an interrupted run of the same training."}),
                 "retrain": ("BOOLEAN", {"default": False, "tooltip": again}),
+                "run": _spec.choice(RUNS, "here: in this graph. write a job: a folder that torchrun trains on one or many GPUs; the report says how. watch the job: wait for it.", True),
+                "job_folder": ("STRING", {"default": "", "tooltip": "Of a job: its folder in output/loom_jobs. Empty: named as the file.", "advanced": True}),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},
+            "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }  # fmt: skip
 
     @classmethod
-    def VALIDATE_INPUTS(cls, filename: str | None, continue_from: str | None = None) -> Any:
+    def VALIDATE_INPUTS(
+        cls, filename: str | None, continue_from: str | None = None, job_folder: str | None = ""
+    ) -> Any:
         wanted = None if continue_from == NEW else continue_from
-        return _spec.verdict(lambda: check_order(filename, wanted))
+        return _spec.verdict(
+            lambda: (check_order(filename, wanted), check_order(job_folder or None, None))
+        )
+
+    @classmethod
+    def IS_CHANGED(
+        cls,
+        run: str | None = None,
+        job_folder: str | None = "",
+        filename: str | None = None,
+        **_: Any,
+    ) -> str:
+        return job_stamp(run, job_folder, filename)
 
     def train(
         self,
@@ -231,10 +249,13 @@ class LoomTrain:
         continue_from: str = NEW,
         resume: bool = True,
         retrain: bool = False,
+        run: str = RUNS[0],
+        job_folder: str = "",
         unique_id: str | None = None,
+        prompt: Any = None,
     ) -> dict[str, Any]:
-        asked = settings or TrainSettings()
-        order = TrainOrder(asked, filename, continue_from, resume, retrain, unique_id)
+        asked, job = settings or TrainSettings(), JobWish(run, job_folder, prompt)
+        order = TrainOrder(asked, filename, continue_from, resume, retrain, unique_id, job)
         made = train_lora(model, clip, vae, dataset, order)
         outputs = (made.tensors, made.report, made.chart, made.name, made.samples)
         return _spec.shown(made.report, *outputs, train=[made.curve])

@@ -120,7 +120,7 @@ def save_lora(
 def check_order(name: str | None, lora_name: str | None) -> None:
     """Raises SaveError or LoraFileError for what can be known before the graph runs; None is not known yet."""
     if name is not None:
-        _parts(name)
+        name_parts(name)
     if lora_name is not None and lora_name != NO_FILE:
         find_lora(lora_name)
 
@@ -190,7 +190,7 @@ def _source(
 def _place(order: SaveOrder) -> tuple[Path, str]:
     """The file to write and its name in the list. Raises SaveError where the name is taken or hidden."""
     folder = _folder(order.folder)
-    *subfolders, stem = _parts(order.name)
+    *subfolders, stem = name_parts(order.name)
     path = folder.joinpath(*subfolders, f"{stem}.safetensors")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise SaveError(
@@ -224,8 +224,8 @@ def _folder(which: str) -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0])
 
 
-def _parts(name: str) -> list[str]:
-    """The subfolders and the file's stem, valid on every system. Raises SaveError."""
+def name_parts(name: str) -> list[str]:
+    """The subfolders of a loras folder and the file's stem, valid on every system. Raises SaveError."""
     bare = name.strip().replace("\\", "/")
     bare = bare[: -len(".safetensors")] if bare.lower().endswith(".safetensors") else bare
     parts = bare.split("/")

@@ -14,6 +14,7 @@ from ..train.cache import Store, latent_key, once, text_key
 from ..train.captions import taught_caption
 from ..train.counters import number_of
 from ..train.loop import TrainBatch
+from ..train.pieces import own_part
 from ..train.pixels import bucket_pixels, bucket_weight
 from ..train.samples import Plan, Sample
 
@@ -67,7 +68,7 @@ def _tell(value: Any, digest: Any) -> None:
     """A patch as it lies in the host's lists: tensors within tuples and adapters, numbers, names."""
     if isinstance(value, torch.Tensor):
         digest.update(f" {tuple(value.shape)} {value.dtype};".encode())
-        flat = value.detach().reshape(-1)
+        flat = own_part(value.detach()).reshape(-1)
         some = flat[:: max(1, flat.numel() // _LOOKED_AT)].contiguous().cpu()
         digest.update(some.view(torch.uint8).numpy().tobytes())
     elif isinstance(value, tuple | list):
@@ -83,8 +84,8 @@ def _tell(value: Any, digest: Any) -> None:
 
 def batch_of(plan: Plan, samples: tuple[Sample, ...], encoders: Encoders) -> TrainBatch:
     """A batch on the model's device; what VAE and CLIP made comes from the store where it is there already."""
-    latents = torch.stack([_latent(plan, sample, encoders) for sample in samples])
-    masks = _masks(plan, samples, latents)
+    latents = torch.stack([latent_of(plan, sample, encoders) for sample in samples])
+    masks = masks_of(plan, samples, latents)
     return TrainBatch(
         latents.to(encoders.device),
         tuple(_conditioning(plan, sample, encoders) for sample in samples),
@@ -95,14 +96,18 @@ def batch_of(plan: Plan, samples: tuple[Sample, ...], encoders: Encoders) -> Tra
 
 
 def validation_batches(plan: Plan, encoders: Encoders) -> list[TrainBatch]:
-    """The held-out pictures, one a batch, centred and with their whole caption."""
+    """The held-out pictures, one a batch."""
+    return [batch_of(plan, (sample,), encoders) for sample in validation_samples(plan)]
+
+
+def validation_samples(plan: Plan) -> list[Sample]:
+    """The held-out pictures, centred and with their whole caption."""
     whole = plan.dataset.with_settings(dropout=0.0, shuffle=False).settings
     found = []
     for place, index in enumerate(plan.dataset.validation):
         image = plan.dataset.images[index]
         caption = taught_caption(image, whole, place, 0)
-        sample = Sample(-1 - place, index, 0, 0.5, False, caption, 1.0)
-        found.append(batch_of(plan, (sample,), encoders))
+        found.append(Sample(-1 - place, index, 0, 0.5, False, caption, 1.0))
     return found
 
 
@@ -110,12 +115,12 @@ def encode_all(plan: Plan, encoders: Encoders, advance: Callable[[int], None]) -
     """Fill the store with every picture and its first caption, so that the encoders are done before training begins."""
     samples = [plan.sample(number, 0) for number in range(len(plan.sample_images))]
     for done, sample in enumerate(samples, 1):
-        _latent(plan, sample, encoders)
+        latent_of(plan, sample, encoders)
         _conditioning(plan, sample, encoders)
         advance(done)
 
 
-def _latent(plan: Plan, sample: Sample, encoders: Encoders) -> torch.Tensor:
+def latent_of(plan: Plan, sample: Sample, encoders: Encoders) -> torch.Tensor:
     """(channels, ...) float32 in the model's own scale, on the CPU."""
     image, placement = plan.dataset.images[sample.image], plan.placements[sample.image]
     key = latent_key(image, placement, sample.place, sample.mirrored, encoders.vae_id)
@@ -138,18 +143,22 @@ def _latent(plan: Plan, sample: Sample, encoders: Encoders) -> torch.Tensor:
 def _conditioning(plan: Plan, sample: Sample, encoders: Encoders) -> dict[str, Any]:
     """The text's tensors under the host's names, or its words where the encoders learn; and SDXL's sizes."""
     if encoders.text_learns:
-        return {"caption": sample.caption} | _sizes(plan, sample)
+        return {"caption": sample.caption} | sizes_of(plan, sample)
+    known = text_of(sample.caption, encoders)
+    said: dict[str, Any] = {name: value.to(encoders.device) for name, value in known.items()}
+    said["cross_attn"] = said.pop("cond")
+    return said | sizes_of(plan, sample)
+
+
+def text_of(caption: str, encoders: Encoders) -> dict[str, torch.Tensor]:
+    """What the CLIP makes of a caption, by the host's names, on the CPU. Raises TrainError: see encoded_text."""
 
     def encode() -> Mapping[str, torch.Tensor]:
         with torch.no_grad():
-            return encoded_text(encoders.clip, sample.caption)
+            return encoded_text(encoders.clip, caption)
 
-    known = once(encoders.store, text_key(sample.caption, encoders.clip_id), encode)
-    said: dict[str, Any] = {
-        name: _ordinary(value).to(encoders.device) for name, value in known.items()
-    }
-    said["cross_attn"] = said.pop("cond")
-    return said | _sizes(plan, sample)
+    known = once(encoders.store, text_key(caption, encoders.clip_id), encode)
+    return {name: _ordinary(value) for name, value in known.items()}
 
 
 def encoded_text(clip: Any, caption: str) -> dict[str, torch.Tensor]:
@@ -165,7 +174,7 @@ def encoded_text(clip: Any, caption: str) -> dict[str, torch.Tensor]:
     return named
 
 
-def _sizes(plan: Plan, sample: Sample) -> dict[str, int]:
+def sizes_of(plan: Plan, sample: Sample) -> dict[str, int]:
     """What SDXL is told of a picture: its size before all, where its cut begins in the resized picture, the bucket."""
     placement = plan.placements[sample.image]
     (width, height), (wide, high) = placement.resized, placement.bucket
@@ -181,7 +190,7 @@ def _sizes(plan: Plan, sample: Sample) -> dict[str, int]:
     }
 
 
-def _masks(plan: Plan, samples: tuple[Sample, ...], latents: torch.Tensor) -> torch.Tensor | None:
+def masks_of(plan: Plan, samples: tuple[Sample, ...], latents: torch.Tensor) -> torch.Tensor | None:
     """(batch, 1, ...) of the latents' height and width; None where no sample has one."""
     settings, made = plan.dataset.settings, []
     for sample in samples:

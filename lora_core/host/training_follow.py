@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -22,13 +22,14 @@ _CHARTS = 20
 
 @dataclass(frozen=True, eq=False)
 class Listeners:
-    """Who is told of each step, and who makes pictures."""
+    """Who is told of each step, and who makes pictures. stopping: whether a person ends the training early."""
 
     curve: Curve
     teller: Teller
     note: Write
-    sampler: Sampler
+    sampler: Sampler | None
     room: Room
+    stopping: Callable[[], bool]
 
 
 @dataclass
@@ -44,8 +45,7 @@ def followed(steps: Iterator[StepReport], to: Listeners) -> Followed:
     """Until the last report. Raises what the training raises, the host's interrupt among it."""
     told, curve = Followed(), to.curve
     advance = progress_of(curve.steps)
-    if to.sampler.prompts:
-        _sample(to, 0, None)
+    _sample(to, 0, None)
     for report in steps:
         to.note(report)
         if report.note:
@@ -53,7 +53,7 @@ def followed(steps: Iterator[StepReport], to: Listeners) -> Followed:
             to.teller.say(report.note)
         if report.is_last:
             told.weights = report.weights or ()
-            told.stopped = curve.stopping and report.step < curve.steps
+            told.stopped = to.stopping() and report.step < curve.steps
             return told
         if report.note:
             curve.back_to(report.step)
@@ -65,12 +65,27 @@ def followed(steps: Iterator[StepReport], to: Listeners) -> Followed:
         show = report.step % max(1, curve.steps // _CHARTS) == 0
         chart = loss_chart(curve.losses, curve.validation, curve.steps) if show else None
         advance(report.step, chart)
-        if report.weights is not None and to.sampler.prompts:
+        if report.weights is not None:
             _sample(to, report.step, report.weights)
     return told
 
 
+def last_of(steps: Iterator[StepReport], curve: Curve) -> Followed:
+    """Until the last report, with nobody told of any: for all ranks but the first."""
+    told = Followed()
+    for report in steps:
+        if report.is_last:
+            told.weights = report.weights or ()
+        elif report.note:
+            curve.back_to(report.step)
+        else:
+            curve.losses.append(report.loss)
+    return told
+
+
 def _sample(to: Listeners, step: int, weights: tuple[torch.Tensor, ...] | None) -> None:
+    if to.sampler is None or not to.sampler.prompts:
+        return
     with to.room.left():
         made = to.sampler.base() if weights is None else to.sampler.of(step, weights)
     if made is not None:

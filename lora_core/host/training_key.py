@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from ..train.counters import number_of
+from ..train.job import sha256_of
 from ..train.samples import Plan
 from ..train.settings import TrainSettings
 from .paths import find_lora
 from .training_data import Encoders, batch_of, fingerprint
 from .training_model import noise_levels, ready
-from .training_results import sha256_of
 
 # Raised when the same inputs would give another LoRA than before.
 _FORMAT = 2
@@ -29,7 +29,7 @@ def job_key(
     parts = (
         _FORMAT,
         fingerprint(model.model.diffusion_model),
-        _sampling(model),
+        sampling_of(model),
         _beside(model, encoders, plan),
         encoders.vae_id,
         encoders.clip_id,
@@ -40,19 +40,24 @@ def job_key(
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _sampling(model: Any) -> tuple[str, float, str]:
+def sampling_of(model: Any) -> tuple[str, float, str]:
     """What a node such as ModelSamplingDiscrete changes: kind, shift, noise levels."""
     levels = noise_levels(model.model.model_sampling)
     table = levels.sigmas.contiguous().numpy().tobytes()
     return levels.kind, levels.shift, hashlib.sha256(table).hexdigest()
 
 
-def _beside(model: Any, encoders: Encoders, plan: Plan) -> str:
-    """What acts on the model beside its weights (a live stack, wrappers), by what it answers; "" where nothing does."""
+def acts_beside(model: Any) -> bool:
+    """Whether a live stack, patches of attention or wrappers act on the model beside its weights."""
     options = model.model_options.get("transformer_options", {})
     acting = [model.injections, options.get("patches"), options.get("patches_replace")]
     wrappers = [model.wrappers, options.get("wrappers")]
-    if not any(acting) and not any(some for each in wrappers if each for some in each.values()):
+    return any(acting) or any(some for each in wrappers if each for some in each.values())
+
+
+def _beside(model: Any, encoders: Encoders, plan: Plan) -> str:
+    """What acts on the model beside its weights (a live stack, wrappers), by what it answers; "" where nothing does."""
+    if not acts_beside(model):
         return ""
     first = batch_of(plan, (plan.sample(0, 0),), replace(encoders, text_learns=False))
     generator = torch.Generator().manual_seed(number_of("behaviour"))

@@ -18,6 +18,7 @@ from ..files.writer import write_bytes
 from ..train.chart import loss_chart, running_mean
 from ..train.curve import Curve
 from ..train.export import Outcome, metadata_of
+from ..train.job import sha256_of
 from ..train.judging import warning
 from ..train.log import NAME as LOG
 from ..train.sample_sheet import sample_sheet, strips_in
@@ -27,6 +28,8 @@ from ..train.state import states_in
 from .paths import find_lora
 from .saving import NO_FILE, NUMBER, SaveOrder, save_lora
 from .training_follow import Followed
+
+RESULT = "result.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,8 @@ class Trained:
 class Job:
     """One training: all that decides its outcome is in the key. folder: where its states and its result are kept.
 
-    name: of the file, as Loom Save takes it. prompts: of the sample pictures.
+    name: of the file, as Loom Save takes it. prompts: of the sample pictures. place: the folder in words, where it is not
+    the user folder's own.
     """
 
     key: str
@@ -58,6 +62,12 @@ class Job:
     name: str
     base: str | None
     prompts: tuple[str, ...] = ()
+    place: str = ""
+
+    @property
+    def where(self) -> str:
+        """The folder, in words."""
+        return self.place or f"the user folder's __lora_loom/training/{self.folder.name}"
 
     @property
     def samples(self) -> Path:
@@ -70,28 +80,46 @@ def keep_result(
     job: Job, tensors: dict[str, torch.Tensor], curve: Curve, told: Followed, said: list[str]
 ) -> Trained:
     """The result into the job's folder, so that the same job need never run again, and as a file into the loras."""
-    facts = {
+    facts = facts_of(curve, told.stopped, said, job.prompts, job.samples.name)
+    store_result(job.folder, tensors, facts)
+    return _given(job, tensors, facts, "")
+
+
+def facts_of(
+    curve: Curve, stopped: bool, said: list[str], prompts: tuple[str, ...], samples: str
+) -> dict[str, Any]:
+    """What is kept of a run beside its LoRA. samples: name of the folder with the pictures."""
+    return {
         "losses": curve.losses,
         "validation": curve.validation,
         "said": said,
         "steps": len(curve.losses),
-        "stopped": told.stopped,
-        "prompts": job.prompts,
-        "samples": job.samples.name,
+        "stopped": stopped,
+        "prompts": prompts,
+        "samples": samples,
     }
+
+
+def outcome_of(facts: Any) -> Outcome:
+    validation = facts["validation"]
+    last = validation[-1][1] if validation else None
+    return Outcome(facts["steps"], running_mean(facts["losses"])[-1], last)
+
+
+def store_result(folder: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Into the folder of a training. Raises LoraFileError, SaveError."""
     data = safetensors.torch.save(tensors, {"loom_result": json.dumps(facts)})
-    write_bytes(data, job.folder / "result.safetensors")
+    write_bytes(data, folder / RESULT)
     # Only now: until the result is safe the states are what a kill leaves. Training again begins without them, unless
     # the person stopped it: then they are what it goes on from.
-    if not told.stopped:
-        for path in states_in(job.folder):
+    if not facts["stopped"]:
+        for path in states_in(folder):
             path.unlink(missing_ok=True)
-    return _given(job, tensors, facts, "")
 
 
 def finished(job: Job) -> Trained | None:
     """What this job gave before; None where it has not been finished."""
-    path = job.folder / "result.safetensors"
+    path = job.folder / RESULT
     if not path.is_file():
         return None
     tensors, metadata = read_tensors(path, "the finished training")
@@ -108,17 +136,16 @@ def finished(job: Job) -> Trained | None:
 def _given(job: Job, tensors: dict[str, torch.Tensor], facts: Any, first: str) -> Trained:
     steps = job.settings.steps
     curve = Curve(steps, facts["losses"], [(s, v) for s, v in facts["validation"]], running=False)
-    validation = curve.validation
-    mean = running_mean(curve.losses)[-1]
-    last = validation[-1][1] if validation else None
-    name, saved = _listed(job, tensors, Outcome(facts["steps"], mean, last))
+    validation, outcome = curve.validation, outcome_of(facts)
+    mean, last = outcome.loss, outcome.validation
+    name, saved = _listed(job, tensors, outcome)
     ends = f", validation {validation[0][1]:.4f} -> {last:.4f}" if last is not None else ""
     lines = [
         first,
         *facts["said"],
         f"loss {mean:.4f}{ends}",
         warning(curve.losses, validation),
-        f"every step: {LOG} in the user folder's __lora_loom/training/{job.folder.name}",
+        f"every step: {LOG} in {job.where}",
         saved,
     ]
     chart = as_images([loss_chart(curve.losses, validation, steps)])
@@ -137,7 +164,7 @@ def _sheet(folder: Path, prompts: Any) -> torch.Tensor:
 def _listed(job: Job, tensors: dict[str, torch.Tensor], outcome: Outcome) -> tuple[str, str]:
     """The file in the loras list: the one written before where it is still there, else a new one."""
     note = job.folder / "file.json"
-    result = sha256_of(job.folder / "result.safetensors")
+    result = sha256_of(job.folder / RESULT)
     if note.is_file():
         known = json.loads(note.read_text("utf-8"))
         try:
@@ -154,7 +181,3 @@ def _listed(job: Job, tensors: dict[str, torch.Tensor], outcome: Outcome) -> tup
     told = {"name": written.name, "sha256": digest, "result": result}
     write_bytes(json.dumps(told).encode(), note)
     return written.name, written.report
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

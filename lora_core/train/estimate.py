@@ -11,6 +11,7 @@ import torch
 
 from .loop import Predict, TrainBatch, batch_loss
 from .objective import NoiseLevels
+from .pieces import own_part
 from .settings import TrainSettings
 
 # Weights, gradients, two moments and the average of each parameter.
@@ -34,7 +35,7 @@ def measured(
     network: torch.nn.Module,
 ) -> Estimate:
     """Two forward and backward passes that leave nothing behind; the second is timed."""
-    frozen = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    frozen = {own_part(p).untyped_storage().data_ptr() for p in network.parameters()}
     found: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -60,6 +60,28 @@ def metadata_of(
     plan: Plan, settings: TrainSettings, outcome: Outcome, base: str | None, title: str
 ) -> dict[str, str]:
     """ss_* as sd-scripts writes them, and modelspec.*; the same run gives the same text, so no dates."""
+    asked = metadata_before(plan, settings, base, title)
+    return with_outcome(asked, settings, plan.steps_per_epoch, outcome)
+
+
+def with_outcome(
+    asked: Mapping[str, str], settings: TrainSettings, steps_per_epoch: int, outcome: Outcome
+) -> dict[str, str]:
+    """The metadata of before the run, and how it went."""
+    went = {
+        "ss_steps": str(outcome.steps),
+        "ss_epoch": str(-(-outcome.steps * settings.accumulate // steps_per_epoch)),
+        "ss_loss": str(outcome.loss),
+    }
+    if outcome.validation is not None:
+        went["ss_validation_loss"] = str(outcome.validation)
+    return dict(sorted({**asked, **went}.items()))
+
+
+def metadata_before(
+    plan: Plan, settings: TrainSettings, base: str | None, title: str
+) -> dict[str, str]:
+    """All of the metadata that is known before step 1."""
     data, wish = plan.dataset.settings, settings.objective
     architecture, version = _ARCHITECTURES.get(
         base or "", ((base or "unknown").lower(), base or "")
@@ -80,8 +102,6 @@ def metadata_of(
         "ss_lr_scheduler": settings.schedule,
         "ss_lr_warmup_steps": round(settings.warmup * settings.steps),
         "ss_max_train_steps": settings.steps,
-        "ss_steps": outcome.steps,
-        "ss_epoch": -(-outcome.steps * settings.accumulate // plan.steps_per_epoch),
         "ss_batch_size_per_device": settings.batch_size,
         "ss_gradient_accumulation_steps": settings.accumulate,
         "ss_max_grad_norm": settings.clip,
@@ -96,8 +116,6 @@ def metadata_of(
         "ss_enable_bucket": True,
         "ss_tag_frequency": json.dumps({"training": _tags(plan)}),
         "ss_bucket_info": json.dumps(_buckets(plan)),
-        "ss_loss": outcome.loss,
-        "ss_validation_loss": "" if outcome.validation is None else outcome.validation,
         "loom_train_settings": json.dumps(asdict(settings), sort_keys=True),
         "loom_dataset_sha256": plan.dataset.fingerprint,
         "modelspec.sai_model_spec": "1.0.0",

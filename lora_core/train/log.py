@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,33 @@ def _lines_until(path: Path, step: int) -> list[str]:
             break
         found.append(line + "\n")
     return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a log was read: which file it was, and how many bytes of it."""
+
+    file: int = 0
+    read: int = 0
+
+
+def lines_after(path: Path, place: Place) -> tuple[list[dict[str, Any]], Place, bool]:
+    """The whole lines that were written since, how far it is read now, and whether the log was begun anew meanwhile.
+
+    Begun anew (a run that went on from its last state), the lines are all that it has.
+    """
+    try:
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            anew = stat.st_ino != place.file or stat.st_size < place.read
+            file.seek(0 if anew else place.read)
+            data = file.read()
+    except OSError:
+        return [], place, False
+    whole = data[: data.rfind(b"\n") + 1]
+    before = 0 if anew else place.read
+    lines = [json.loads(line) for line in whole.decode("utf-8", "replace").splitlines()]
+    return lines, Place(stat.st_ino, before + len(whole)), anew
 
 
 def _board(folder: Path, first: int) -> Any:

@@ -18,6 +18,7 @@ from .objective import (
     noised,
     target_of,
 )
+from .ranks import Ranks
 from .run import Run, begin, holding
 from .settings import TrainSettings
 from .state import RunState
@@ -25,9 +26,6 @@ from .state import RunState
 # (noisy latents, sigmas (batch,), conditioning) -> the network's own answer, of the latents' shape.
 Predict = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
 Save = Callable[[RunState], object]
-# Called once a step on all parameters when their gradients are complete, before clipping: the place to average them
-# over several machines.
-Reduce = Callable[[Sequence[torch.nn.Parameter]], None]
 
 # Positions of the validation loss, from little to much noise.
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -41,7 +39,9 @@ class TrainBatch:
 
     weights: (batch,) of the losses. masks: (batch, 1, ...) or None. keys: of each sample, counters that its noise and
     timestep are drawn by, so that a sample's draw does not depend on the batch it is in. preserved: whether the sample
-    teaches the network to answer as it did before step 1; empty for none.
+    teaches the network to answer as it did before step 1; empty for none. of: samples of the whole batch that this is
+    one rank's share of; 0 where it is the whole. compared: ask what the network answered before step 1 though none is
+    preserved here: another rank asks for it, and a network in pieces answers all at once or none.
     """
 
     latents: torch.Tensor
@@ -50,6 +50,12 @@ class TrainBatch:
     keys: tuple[tuple[int | str, ...], ...]
     masks: torch.Tensor | None = None
     preserved: tuple[bool, ...] = ()
+    of: int = 0
+    compared: bool = False
+
+
+# The batch of a micro-step, counted from 0 over the whole run; None for a rank that has no share in it.
+BatchAt = Callable[[int], TrainBatch | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,31 +79,32 @@ class StepReport:
 
 def train(
     predict: Predict,
-    batch_at: Callable[[int], TrainBatch],
+    batch_at: BatchAt,
     parameters: Sequence[torch.nn.Parameter],
     levels: NoiseLevels,
     settings: TrainSettings,
     validation: Sequence[TrainBatch] = (),
     state: RunState | None = None,
     save: Save = lambda state: None,
-    reduce: Reduce = lambda parameters: None,
     rates: Sequence[float] = (),
     stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
 ) -> Generator[StepReport, None, None]:
     """Train the parameters in place; a report for each step, the last with the weights to keep.
 
     batch_at: the batch of a micro-step, counted from 0 over the whole run. state: to go on from. save: is handed the
     whole state every settings.saving_steps, and when the generator is closed, interrupted or fails between two.
     rates: of each parameter, its share of the settings' rate; empty for 1. stop: asked after each step; when it
-    says so the state is saved and the run ends with what it has.
+    says so the state is saved and the run ends with what it has. ranks: those that train together, each calling this
+    with its share of every batch, all of the validation, and the rest alike; None for one alone.
     A loss that is not a number or explodes: back to the last saved state at half the rate, once; then it stops there.
     Raises TrainError, and what predict and batch_at raise. Close the generator (contextlib.closing) when leaving early.
     """
-    run = begin(parameters, rates, settings, state)
+    run, ranks = begin(parameters, rates, settings, state), ranks or Ranks()
     good = run.state()
     try:
         while run.step < settings.steps and not judging.is_past_best(run.validation, settings):
-            loss, norm = _gradients(run, predict, batch_at, levels, settings, reduce)
+            loss, norm = _gradients(run, predict, batch_at, levels, settings, ranks)
             if _is_bad(loss, norm, run.losses):
                 again = run.factor == 1.0
                 note = _bad_note(run.step, good.step, loss, again)
@@ -110,7 +117,7 @@ def train(
                 yield StepReport(run.step, settings.steps, loss, note=note)
                 continue
             rate = run.update(settings, loss)
-            found = _validated(run, predict, validation, levels, settings)
+            found = _validated(run, predict, validation, levels, settings, ranks)
             stopped = stop() and run.step < settings.steps
             if stopped or run.step % settings.saving_steps == 0 or run.step == settings.steps:
                 good = run.state()
@@ -135,12 +142,13 @@ def _validated(
     batches: Sequence[TrainBatch],
     levels: NoiseLevels,
     settings: TrainSettings,
+    ranks: Ranks,
 ) -> float | None:
     """The validation loss where it is due; the weights of the lowest are remembered."""
     step = run.step
     if not batches or (step % settings.validation_steps and step != settings.steps):
         return None
-    found = validation_loss(run, predict, batches, levels, settings)
+    found = validation_loss(run, predict, batches, levels, settings, ranks)
     if all(found < value for _, value in run.validation):
         run.best = [value.detach().clone() for value in run.kept()]
     run.validation.append((step, found))
@@ -156,12 +164,12 @@ def _due(run: Run, settings: TrainSettings) -> tuple[torch.Tensor, ...] | None:
 def _gradients(
     run: Run,
     predict: Predict,
-    batch_at: Callable[[int], TrainBatch],
+    batch_at: BatchAt,
     levels: NoiseLevels,
     settings: TrainSettings,
-    reduce: Reduce,
+    ranks: Ranks,
 ) -> tuple[float, float]:
-    """Gradients of one step; returns the mean loss and the norm before clipping."""
+    """Gradients of one step over all ranks; returns the mean loss and the norm before clipping."""
     for parameter in run.parameters:
         parameter.grad = None
     total = 0.0
@@ -172,10 +180,13 @@ def _gradients(
 
     for part in range(settings.accumulate):
         batch = batch_at(run.step * settings.accumulate + part)
-        loss = batch_loss(predict, batch, levels, settings, before=before).mean()
+        if batch is None:
+            continue
+        found = batch_loss(predict, batch, levels, settings, before=before)
+        loss = found.sum() / (batch.of or len(found))
         (loss / settings.accumulate).backward()
         total += float(loss.detach()) / settings.accumulate
-    reduce(run.parameters)
+    total = ranks.summed(run.parameters, total)
     norm = torch.nn.utils.clip_grad_norm_(run.parameters, settings.clip or math.inf)
     return total, float(norm)
 
@@ -197,8 +208,9 @@ def batch_loss(
     weights = level_weights(levels, sigmas, wish) * batch.weights.to(like.device)
     noisy = noised(levels, like, noise, sigmas)
     target = target_of(levels, like, noise, sigmas)
-    if before is not None and any(batch.preserved):
-        chosen = torch.tensor(batch.preserved, device=like.device)
+    if before is not None and (batch.compared or any(batch.preserved)):
+        preserved = batch.preserved or (False,) * len(batch.keys)
+        chosen = torch.tensor(preserved, device=like.device)
         asked = before(noisy, sigmas, batch.conditioning)
         target = torch.where(chosen.view(-1, *[1] * (like.ndim - 1)), asked, target)
     answer = predict(noisy, sigmas, batch.conditioning)
@@ -213,15 +225,21 @@ def validation_loss(
     batches: Sequence[TrainBatch],
     levels: NoiseLevels,
     settings: TrainSettings,
+    ranks: Ranks,
 ) -> float:
-    """Mean loss over the held-out pictures at fixed noise and fixed positions, with the weights that would be saved."""
+    """Mean loss over the held-out pictures at fixed noise and fixed positions, with the weights that would be saved.
+
+    Each rank measures its share of them; all of them where the network is in pieces.
+    """
+    mine = batches if ranks.in_step else batches[ranks.rank :: ranks.world]
     with holding(run.parameters, run.kept()):
         found = [
             batch_loss(predict, batch, levels, settings, position)
-            for batch in batches
+            for batch in mine
             for position in QUANTILES
         ]
-        return float(torch.cat(found).mean())
+        nothing = batches[0].latents.new_zeros(0)
+        return ranks.mean(torch.cat(found) if found else nothing)
 
 
 def _is_bad(loss: float, norm: float, before: Sequence[float]) -> bool:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from .captions import plain_caption
 from .counters import number_of, uniform
+from .samples import Plan, Sample
+from .settings import TrainSettings
 
 # What the texts speak of: common words that any base knows, of many kinds, so that what is learned of the words in
 # between holds for words that are not here.
@@ -47,6 +51,41 @@ def other_texts(captions: Sequence[str], trigger: str, seed: int) -> tuple[str, 
         ends = own if own and number % 2 else _PLACES
         found.append(f"{thing} {_one_of(ends, seed, number, 'end')}".strip())
     return tuple(found)
+
+
+def preserving_texts(plan: Plan, settings: TrainSettings) -> tuple[str, ...]:
+    """Those of a training; none where nothing is to be preserved."""
+    images, trigger = plan.dataset.images, plan.dataset.settings.trigger
+    captions = [images[index].caption for index in plan.dataset.training]
+    return other_texts(captions, trigger, settings.seed) if settings.preserve else ()
+
+
+def shown_at(
+    plan: Plan, settings: TrainSettings, texts: Sequence[str], number: int
+) -> tuple[tuple[Sample, ...], tuple[bool, ...]]:
+    """The samples of a micro-step with the texts that they are shown with, and whether each preserves.
+
+    texts: of preserving_texts.
+    """
+    samples, images = plan.batch_at(number).samples, plan.dataset.images
+    if not texts:
+        return samples, (False,) * len(samples)
+    said = [
+        None if images[s.image].regularisation else _other(plan, settings, texts, s)
+        for s in samples
+    ]
+    pairs = zip(samples, said, strict=True)
+    shown = tuple(s if text is None else replace(s, caption=text) for s, text in pairs)
+    return shown, tuple(text is not None for text in said)
+
+
+def _other(plan: Plan, settings: TrainSettings, texts: Sequence[str], sample: Sample) -> str | None:
+    """The text of a sample that preserves; "" for a dropped caption: without words the model is to stay what it was."""
+    if not sample.caption and plain_caption(
+        plan.dataset.images[sample.image], plan.dataset.settings
+    ):
+        return ""
+    return text_for(settings.preserve, texts, settings.seed, sample.number, sample.epoch)
 
 
 def text_for(share: float, texts: Sequence[str], seed: int, *key: int | str) -> str | None:

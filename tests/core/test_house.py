@@ -14,6 +14,7 @@ HOST_MODULES = {
     "comfy_api",
     "comfy_execution",
     "comfy_extras",
+    "comfyui_version",
     "execution",
     "folder_paths",
     "nodes",
@@ -21,7 +22,12 @@ HOST_MODULES = {
 }
 ALLOWED_THIRD_PARTY = {"torch", "safetensors", "numpy", "PIL"}
 SHIPPED = sorted(
-    [ROOT / "__init__.py", *ROOT.glob("nodes/**/*.py"), *ROOT.glob("lora_core/**/*.py")]
+    [
+        ROOT / "__init__.py",
+        ROOT / "train_worker.py",
+        *ROOT.glob("nodes/**/*.py"),
+        *ROOT.glob("lora_core/**/*.py"),
+    ]
 )
 IDS = [str(path.relative_to(ROOT)) for path in SHIPPED]
 

@@ -13,7 +13,9 @@ from tools.devkit.shipped import ignored, listed_files
 
 ROOT = Path(__file__).resolve().parents[2]
 # Kept by the host, by people, or by the registry; everything else must be code, page or example.
-TOP_FILES = {"__init__.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
+TOP_FILES = {
+    "__init__.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "train_worker.py",
+}  # fmt: skip
 TOP_FOLDERS = {"lora_core", "nodes", "web", "locales", "example_workflows", "subgraphs"}
 KINDS = {".py", ".js", ".mjs", ".css", ".md", ".json", ".jpg", ".png", ".svg", ".toml", ""}
 # The registry's scanner takes these, anywhere in a file, for network use, for code from data, or for other processes.
@@ -39,7 +41,7 @@ def test_only_run_time_files_are_shipped(shipped):
 
 def test_everything_that_the_pack_needs_is_shipped(shipped):
     there = {path.as_posix() for path in shipped}
-    assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE"} <= there
+    assert {"__init__.py", "pyproject.toml", "README.md", "LICENSE", "train_worker.py"} <= there
     sources = [*ROOT.glob("lora_core/**/*.py"), *ROOT.glob("nodes/*.py"), *ROOT.glob("web/**/*")]
     needed = {path.relative_to(ROOT).as_posix() for path in sources if path.is_file()}
     assert {name for name in needed if "__pycache__" not in name} <= there

@@ -17,6 +17,7 @@ from lora_core.errors import LoraFileError, SaveError, TrainError
 from lora_core.train import state as states
 from lora_core.train.adapters import attached, parameters_of
 from lora_core.train.loop import batch_loss, train
+from lora_core.train.ranks import Ranks
 from lora_core.train.settings import TrainSettings, rate_at
 from lora_core.train.state import load_latest, save_state, states_in
 from tests.core.small_training import (
@@ -222,19 +223,20 @@ def test_a_second_bad_loss_stops_with_the_last_good_state():
     assert all(bool(w.isfinite().all()) for w in reports[-1].weights)
 
 
-def test_gradients_pass_through_one_function():
-    seen = []
-    run(
-        None,
-        replace(SETTINGS, steps=2),
-        reduce=lambda ps: seen.append(sum(p.grad.norm() for p in ps)),
-    )
-    assert len(seen) == 2
-    halved, _ = run(
-        None, replace(SETTINGS, steps=1), reduce=lambda ps: [p.grad.mul_(0.5) for p in ps]
-    )
+class Halving(Ranks):
+    """Ranks whose sum is half of what this one has."""
+
+    def summed(self, parameters, loss):
+        for parameter in parameters:
+            parameter.grad.mul_(0.5)
+        return loss / 2
+
+
+def test_gradients_and_losses_pass_through_the_ranks():
+    halved, _ = run(None, replace(SETTINGS, steps=1), ranks=Halving())
     whole, _ = run(None, replace(SETTINGS, steps=1))
     assert halved[0].norm == pytest.approx(whole[0].norm / 2, rel=1e-5)
+    assert halved[0].loss == pytest.approx(whole[0].loss / 2, rel=1e-5)
 
 
 def test_rates_rise_and_fall():

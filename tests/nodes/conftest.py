@@ -216,6 +216,10 @@ def _fake_host(
             "TrainOrder": lambda *values: values,
             "train_lora": train_lora,
         },
+        "job_follow": {
+            "JobWish": lambda *values: values,
+            "job_stamp": lambda run, folder, name: f"{run} {folder or name}",
+        },
         "saving": {
             "NO_FILE": "[the LORA_MODEL input]",
             "FOLDERS": ("output/loras", "models/loras"),

@@ -313,13 +313,23 @@ def test_train_hands_the_order_over_and_the_lora_on(pack):
     answer = pack.nodes["LoomTrain"]().train("M", "C", "V", "D", "loom/x", retrain=True)
     ((model, clip, vae, dataset, order),) = pack.made
     assert (model, clip, vae, dataset) == ("M", "C", "V", "D")
-    assert order[1:] == ("loom/x", "[a new LoRA]", True, True, None)
+    assert order[1:] == ("loom/x", "[a new LoRA]", True, True, None, ("here", "", None))
     assert results(answer) == ({"x": 1}, "60 steps", "chart", "loom/x.safetensors", "samples")
     assert answer["ui"]["train"] == [{"step": 60}]
     validate = pack.nodes["LoomTrain"].VALIDATE_INPUTS
     assert validate("loom/x", "[a new LoRA]") is True
     assert "cannot be a file name" in validate("../x")
     assert "not found" in validate("x", "gone.safetensors")
+
+
+def test_train_as_a_job_tells_the_folder_and_the_graph_and_follows_the_folder(pack):
+    node = pack.nodes["LoomTrain"]
+    graph = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {}}}
+    node().train("M", "C", "V", "D", "loom/x", run="write a job", job_folder="j", prompt=graph)
+    assert pack.made[-1][-1][-1] == ("write a job", "j", graph)
+    assert node.INPUT_TYPES()["hidden"] == {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"}
+    assert node.IS_CHANGED(run="watch the job", filename="loom/x") == "watch the job loom/x"
+    assert "cannot be a file name" in node.VALIDATE_INPUTS("x", None, "../x")
 
 
 def test_the_mode_goes_to_the_model_and_a_schedule_to_its_rows(pack):

@@ -64,6 +64,7 @@ def test_every_node_that_names_a_file_follows_it(pack):
         "text": "<lora:style:1>",
         "folder": "style.safetensors",
         "tuned_file": "style.safetensors",
+        "job_folder": "style.safetensors",
         "preset": "SD-MIDD",  # presets may stand in files too
     }
     for node in pack.nodes.values():
