@@ -8,7 +8,7 @@ import pytest
 import torch
 from meta_models import meta_model
 
-from tests.core.test_layer_shapes import ALL
+from tools.layer_shapes import ALL
 
 
 @pytest.mark.parametrize("family", ["SD15", "SDXL", "Flux"])

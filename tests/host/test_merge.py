@@ -221,7 +221,9 @@ def test_a_row_that_depends_on_the_weight_is_merged_on_the_connected_models(kind
         in_clip = bool(number)
         names = [name for name in character.modules if name.startswith("lora_te") == in_clip][:4]
         for place, name in enumerate(names):
-            shape = targets.shape_of(targets.find(name))
+            target = targets.find(name)
+            assert target is not None
+            shape = targets.shapes[target.key]
             tensors |= named(name, MAKERS[kind](shape, Draw(10 * number + place)))
     odd = parse_state_dict(tensors, "odd")
     rows = LoraStack(
