@@ -17,7 +17,7 @@ from lora_core.merge.ranks import RankRule
 from lora_core.resolve import resolve
 from lora_core.targets import Target, TargetMap
 from tests.core.lora_tensors import pair
-from tests.core.merge_rows import delta, row
+from tests.core.merge_rows import delta, low_rank, row
 from tools.family_formulas import expected
 from tools.family_tensors import CASES, MAKERS, SHAPES, Draw, named
 
@@ -196,7 +196,7 @@ def test_a_base_that_is_not_finite_is_named():
 
 def test_a_grown_weight_is_refused_with_a_base_too(generator):
     file = row("grown", pair(NAME, generator, out=16, inner=12, rank=2))
-    lora = replace(file[1].modules[NAME], grown=(16, 12))
+    lora = replace(low_rank(file[1].modules[NAME]), grown=(16, 12))
     grown = replace(file[1], modules={NAME: lora})
     model, base = on({"w.weight": torch.ones(16, 8)})
     with pytest.raises(MergeError, match="it grows the weight. Leave this row out"):

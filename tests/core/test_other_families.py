@@ -6,6 +6,8 @@ the way is another thing in LyCORIS than in the host, which we follow.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) ->
     return float((found.double() - wanted.double()).norm() / (wanted.double() - weight).norm())
 
 
-def layer_of(layer: str) -> torch.nn.Module:
+def layer_of(layer: str) -> torch.nn.Linear | torch.nn.Conv2d:
     shape = SHAPES[layer]
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -42,7 +44,7 @@ def layer_of(layer: str) -> torch.nn.Module:
         return torch.nn.Conv2d(shape[1], shape[0], shape[2], padding=shape[2] // 2, bias=False)
 
 
-def weight_of(module) -> torch.Tensor:
+def weight_of(module: torch.nn.Linear | torch.nn.Conv2d) -> torch.Tensor:
     return module.weight.detach().double().clone()
 
 
@@ -52,7 +54,7 @@ def ours(kind: str, layer: str, weight: torch.Tensor, strength: float = 1.0) -> 
     return run(weight.clone(), steps_of([(adapter, strength)]))
 
 
-def theirs(kind: str, layer: str, module):
+def theirs(kind: str, layer: str, module: torch.nn.Module) -> Any:
     modules = pytest.importorskip("lycoris.modules", reason="lycoris-lora is not installed")
     tensors = named("lora_unet_w", MAKERS[kind](SHAPES[layer], Draw(1)))
     found, parameters = modules.get_module(tensors, "lora_unet_w")

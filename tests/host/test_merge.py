@@ -13,7 +13,6 @@ import pytest
 import torch
 from graphs import CHARACTER, STYLE, only, pixels, twin, with_rows
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from lora_core.errors import MergeError
 from lora_core.files.dtypes import DTYPES
@@ -70,11 +69,11 @@ def test_the_merged_lora_gives_the_picture_of_the_stack_in_our_loader_and_in_cor
     stacked = pixels(client, with_rows(twin(client, "style_and_character"), ROWS)).astype(int)
     merged = without_chart(merging(client, method))
     folder = host.base / "output" / "loras" / "loom"
-    before = set(folder.glob("*.safetensors"))
     ours = pixels(client, merged)
     # A sum in another order, amplified by four steps: two grey levels of 255 are far below what is seen.
     assert np.abs(ours - stacked).max() <= 2
-    (kept,) = set(folder.glob("*.safetensors")) - before
+    # Files are named by their content: what both methods write the same is one file.
+    kept = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
     core = copy.deepcopy(merged)
     stack_id = next(key for key, node in core.items() if _is_applying(key, node))
     inputs = core[stack_id]["inputs"]
@@ -138,17 +137,13 @@ def test_nothing_to_merge_is_said_on_the_node(client):
 
 
 def test_a_merge_that_fails_leaves_no_file_and_no_half_of_one(client, host):
-    damaged = load_file(TOY_MODEL / "loras" / STYLE)
-    next(t for key, t in damaged.items() if key.endswith("lora_up.weight")).view(-1)[0] = torch.nan
-    save_file(damaged, host.base / "models" / "loras" / "damaged.safetensors")
-    client.get("/object_info/LoomLoader")  # the host lists the folder anew
-    prompt = merging(client, "svd", rows=[*ROWS, {"lora": "damaged.safetensors"}])
+    prompt = merging(client, "slerp", rows=[ROWS[0]] * 3)
     prompt["save"] = {
         "class_type": "LoomSave",
         "inputs": {"filename": "merged", **KEPT_AS_IT_IS, "lora_model": ["merge", 0]},
     }
     before = {path for path in (host.base / "output").rglob("*") if path.is_file()}
-    with pytest.raises(PromptFailed, match="holds 1 values that are NaN") as failure:
+    with pytest.raises(PromptFailed, match="slerp blends two rows; 3 have") as failure:
         client.run(prompt)
     assert failure.value.node_type == "LoomMerge"
     assert {path for path in (host.base / "output").rglob("*") if path.is_file()} == before
@@ -221,7 +216,9 @@ def test_a_row_that_depends_on_the_weight_is_merged_on_the_connected_models(kind
         in_clip = bool(number)
         names = [name for name in character.modules if name.startswith("lora_te") == in_clip][:4]
         for place, name in enumerate(names):
-            shape = targets.shape_of(targets.find(name))
+            target = targets.find(name)
+            assert target is not None
+            shape = targets.shapes[target.key]
             tensors |= named(name, MAKERS[kind](shape, Draw(10 * number + place)))
     odd = parse_state_dict(tensors, "odd")
     rows = LoraStack(
