@@ -278,8 +278,8 @@ def test_too_little_memory_is_said_with_what_to_lower(toy, monkeypatch):
         raise comfy.model_management.OOM_EXCEPTION("no memory")
 
     monkeypatch.setattr(training, "followed", full)
+    model, clip, vae = toy
     with torch.inference_mode(), pytest.raises(TrainError, match="memory"):
-        model, clip, vae = toy
         train_lora(model, clip, vae, dataset(), TrainOrder(SETTINGS, "full", existing=NEW))
 
 
