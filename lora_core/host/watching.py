@@ -71,8 +71,8 @@ class Teller:
             return
         self._last = now
         # What is no number is no JSON either, and the page would read nothing of the event.
-        known = validation is not None and math.isfinite(validation)
-        found = rounded(validation) if known else None
+        finite = None if validation is None or not math.isfinite(validation) else validation
+        found = None if finite is None else rounded(finite)
         self._tell({"loss": rounded(loss), "validation": found})
 
     def say(self, note: str) -> None:
