@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -69,7 +70,9 @@ class Teller:
         if validation is None and now - self._last < _APART and done < curve.steps:
             return
         self._last = now
-        found = None if validation is None else rounded(validation)
+        # What is no number is no JSON either, and the page would read nothing of the event.
+        finite = None if validation is None or not math.isfinite(validation) else validation
+        found = None if finite is None else rounded(finite)
         self._tell({"loss": rounded(loss), "validation": found})
 
     def say(self, note: str) -> None:

@@ -47,7 +47,10 @@ def read_batch(
 
 def _lines_for(captions: str, count: int) -> list[str]:
     """One caption a picture."""
-    lines = [one_line(line) for line in captions.strip("\n").split("\n")]
+    said = captions.rstrip("\n").split("\n")
+    if len(said) != count:  # else an empty first line is the first picture's empty caption
+        said = captions.strip("\n").split("\n")
+    lines = [one_line(line) for line in said]
     if len(lines) == 1:
         return lines * count
     if len(lines) != count:

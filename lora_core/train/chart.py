@@ -21,6 +21,7 @@ def loss_chart(
     image = Image.new("RGB", SIZE, _GROUND)
     draw = ImageDraw.Draw(image)
     finite = [value for value in losses if math.isfinite(value)]
+    validation = [(step, value) for step, value in validation if math.isfinite(value)]
     means = running_mean(finite)
     shown = [*means, *(value for _, value in validation)]
     if not shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,9 @@ class Curve:
             "step": len(self.losses),
             "steps": self.steps,
             "loss": thinned(self.losses),
-            "validation": [[step, rounded(value)] for step, value in self.validation],
+            "validation": [
+                [step, rounded(value)] for step, value in self.validation if math.isfinite(value)
+            ],
             "samples": list(self.samples),
             "seconds_left": self.seconds_left,
             "running": self.running,

@@ -370,6 +370,8 @@ def test_a_mask_that_cannot_be_meant_is_refused(tmp_path, mask, message):
 def test_a_batch_takes_one_caption_a_line_and_is_not_changed(generator):
     images = torch.rand(3, 40, 50, 3, generator=generator)
     before = images.clone()
+    first = read_batch(images[:2], "\nc\n").images
+    assert [image.caption for image in first] == ["", "c"]
     found = read_batch(images, "a\n\nc\n").images
     assert [(image.name, image.caption) for image in found] == [
         ("image 1", "a"),

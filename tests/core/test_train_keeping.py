@@ -12,6 +12,7 @@ from torch.nn import Linear
 from lora_core.errors import TrainError
 from lora_core.train import judging, optimizers
 from lora_core.train.blocks import blocks_of, wrapped_blocks
+from lora_core.train.chart import SIZE, loss_chart
 from lora_core.train.curve import Curve, thinned
 from lora_core.train.estimate import measured
 from lora_core.train.log import NAME, training_log
@@ -265,3 +266,11 @@ def test_sample_pictures_are_due_and_decide_nothing():
         TrainSettings(samples=SampleWish(3), keep=5, checkpointing=True).deciding
         == TrainSettings().deciding
     )
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_no_number_neither_breaks_the_chart_nor_the_page(odd):
+    validation = [(1, 0.5), (2, odd)]
+    assert loss_chart([1.0, 0.9], validation, 10).size == SIZE
+    told = Curve(10, [1.0, 0.9], validation).told()
+    assert json.loads(json.dumps(told, allow_nan=False))["validation"] == [[1, 0.5]]
