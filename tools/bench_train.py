@@ -97,7 +97,8 @@ def of_one_step(run: Callable[[Case, int], None], case: Case, steps: int) -> flo
 def our_steps(case: Case, steps: int) -> Iterator[Any]:
     batch = len(case.latents)
     settings = TrainSettings(
-        steps=steps, rate=1e-4, batch_size=batch, rank=RANK, alpha=RANK, ema=0.0, save_every=10**6, preserve=0.0,
+        steps=steps, rate=1e-4, batch_size=batch, rank=RANK, alpha=RANK, ema=0.0, save_every=10**6,
+        preserve=0.0,
         samples=SampleWish(-1),
     )  # fmt: skip
     comfy.model_management.load_models_gpu([case.model])

@@ -17,7 +17,7 @@ from .training_data import Encoders, batch_of, fingerprint
 from .training_model import noise_levels, ready
 
 # Raised when the same inputs would give another LoRA than before.
-_FORMAT = 2
+_FORMAT = 3
 # Numbers of an answer that are looked at, and where; two digits of each are the same on every machine, nearly always.
 _LOOKED_AT, _DIGITS, _SIGMAS = 128, 2, (0.4, 0.9)
 

@@ -35,7 +35,9 @@ def _merged(stack: LoraStack, method: str, scene: Scene) -> LoraStack:
     rows = [(row, row.adapter) for row in stack.active.rows if row.adapter is not None]
     rank = min(_MOST_RANK, sum(_rank(adapter) for _, adapter in rows))
     plan = Plan(method, RankRule("rank", float(max(1, rank))))
-    done = merge(rows, plan, scene.model, scene.clip, lambda *_: scene.advance(), presets=scene.presets)
+    done = merge(
+        rows, plan, scene.model, scene.clip, lambda *_: scene.advance(), presets=scene.presets
+    )
     return LoraStack((StackRow(f"merged by {method}", adapter=done.file),), stack.notes)
 
 

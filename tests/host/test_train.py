@@ -107,7 +107,7 @@ def traces(model) -> list[object]:
 
 
 def validation(report: str) -> tuple[float, float]:
-    (line,) = [line for line in report.splitlines() if "validation" in line]
+    (line,) = [line for line in report.splitlines() if "validation " in line and " -> " in line]
     before, after = line.split("validation ")[1].split(" -> ")
     return float(before), float(after)
 
