@@ -228,6 +228,7 @@ class Halving(Ranks):
 
     def summed(self, parameters, loss):
         for parameter in parameters:
+            assert parameter.grad is not None
             parameter.grad.mul_(0.5)
         return loss / 2
 

@@ -191,8 +191,8 @@ def test_what_only_the_base_file_has_is_said(tmp_path, monkeypatch):
         base | {"model.diffusion_model.b.weight": weight, "first_stage_model.c": weight + 1},
         tmp_path / "base.safetensors",
     )
-    names = [f"checkpoints/{name}.safetensors" for name in ("tuned", "base")]
-    report = extract_difference(ExtractOrder(), *names, Pair()).report
+    tuned_name, base_name = "checkpoints/tuned.safetensors", "checkpoints/base.safetensors"
+    report = extract_difference(ExtractOrder(), tuned_name, base_name, Pair()).report
     assert "model.diffusion_model.b.weight: only the base model has it" in report
     assert "first_stage_model.c" not in report
 

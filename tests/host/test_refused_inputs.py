@@ -28,7 +28,7 @@ from lora_core.errors import (
 )
 from lora_core.files.identity import real_stamp
 from lora_core.files.parse import parse_state_dict
-from lora_core.host import hashing, training
+from lora_core.host import hashing, training_run
 from lora_core.host.contact import save_sheets
 from lora_core.host.datasets import make_dataset
 from lora_core.host.extracting import NO_MODEL_FILE, Pair, extract_difference
@@ -277,7 +277,7 @@ def test_too_little_memory_is_said_with_what_to_lower(toy, monkeypatch):
     def full(*_):
         raise comfy.model_management.OOM_EXCEPTION("no memory")
 
-    monkeypatch.setattr(training, "followed", full)
+    monkeypatch.setattr(training_run, "followed", full)
     model, clip, vae = toy
     order = TrainOrder(SETTINGS, "full", existing=NEW)
     with torch.inference_mode(), pytest.raises(TrainError, match="memory"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import comfy.lora
 import comfy.model_management
@@ -175,7 +176,7 @@ def test_nothing_that_can_learn_is_told_before_the_first_step(toy, rings):  # no
 
 def test_patches_that_are_put_on_at_use_are_part_of_a_models_name():
     """With little memory, or dynamic memory, a LoRA is in no weight: the host adds it as it computes."""
-    layer = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    layer: Any = torch.nn.Sequential(torch.nn.Linear(4, 4))
     plain = fingerprint(layer)
 
     def named(value: float, strength: float = 1.0) -> str:
