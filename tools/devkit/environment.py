@@ -73,11 +73,17 @@ def child_variables(environment: Environment) -> dict[str, str]:
         "LOOM_PYTHON": str(environment.python),
         "COMFYUI_PATH": str(environment.tree),
         "HF_HUB_OFFLINE": "1",
-        # Waiting threads sleep: a host and a test process share few cores.
-        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONUNBUFFERED": "1",
         "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
     }
+
+
+def sharing_variables(environment: Environment) -> dict[str, str]:
+    """The same for a host and the tests beside it, which share few cores: waiting threads sleep.
+
+    Not for what is measured: a ComfyUI of one's own lets them spin for a moment.
+    """
+    return {**child_variables(environment), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.devkit.environment import Environment, child_variables, has_accelerator
+from tools.devkit.environment import Environment, has_accelerator, sharing_variables
 
 START_LIMIT = 180.0  # seconds; a first start on a busy machine was measured at 42
 STOP_LIMIT = 10.0  # seconds; a quiet host needs 3 to 5
@@ -70,7 +70,7 @@ def running_host(
         process = subprocess.Popen(
             command,
             cwd=environment.tree,
-            env=child_variables(environment),
+            env=sharing_variables(environment),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

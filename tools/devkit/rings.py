@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tools.devkit.browser import find_browser
 from tools.devkit.console import run_through, say
-from tools.devkit.environment import ROOT, Environment, child_variables
+from tools.devkit.environment import ROOT, Environment, child_variables, sharing_variables
 
 RINGS = ("core", "nodes", "host", "web")
 # Rings with a pytest.ini in their folder, which they are run from; the others use pyproject.toml.
@@ -98,7 +98,7 @@ def _pytest(environment: Environment, ring: str, full: bool) -> Outcome:
 
 
 def _variables(environment: Environment, full: bool) -> dict[str, str]:
-    variables = child_variables(environment)
+    variables = sharing_variables(environment)
     browser = find_browser()
     if browser is not None:
         variables["CHROME_PATH"] = str(browser)
