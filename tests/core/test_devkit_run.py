@@ -137,7 +137,8 @@ def test_dev_py_without_a_command_prints_help():
         assert word in ran.stdout
 
 
-def test_an_interrupted_command_may_clean_up(tmp_path):
+@pytest.mark.parametrize("ignored", [False, True], ids=["in a terminal", "in the background"])
+def test_an_interrupted_command_may_clean_up(tmp_path, ignored):
     program = (
         "import sys, time\n"
         "try:\n"
@@ -149,6 +150,7 @@ def test_an_interrupted_command_may_clean_up(tmp_path):
         "import os, signal, sys; from pathlib import Path\n"
         "from tools.devkit.console import run_through\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        f"signal.signal(signal.SIGINT, signal.{'SIG_IGN' if ignored else 'default_int_handler'})\n"
         f"run_through([sys.executable, '-c', {program!r}], Path.cwd(), os.environ)\n"
     )
     process = subprocess.Popen(

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 QUIET_SECONDS = 10.0  # a command that says nothing for so long gets a line with its elapsed time
@@ -84,7 +85,8 @@ def run_through(command: Sequence[str], folder: Path, variables: Mapping[str, st
     When this program is interrupted, the command is given the time to end by itself, since it
     may have a host to stop.
     """
-    process = subprocess.Popen(command, cwd=folder, env=dict(variables))
+    with _interrupts_heard():
+        process = subprocess.Popen(command, cwd=folder, env=dict(variables))
     try:
         return process.wait()
     except SystemExit:
@@ -98,6 +100,22 @@ def run_through(command: Sequence[str], folder: Path, variables: Mapping[str, st
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """What is started within hears interrupts, even where this program does not.
+
+    A shell lets what it starts in the background ignore them, and that is handed on to every child.
+    """
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _lines_or_silence(process: subprocess.Popen[str]):
