@@ -93,15 +93,15 @@ def _hashed(path: Path) -> str:
 
 def _loader(prompt: Prompt, node: str) -> Any:
     """The loader node at the top of the chain of MODEL inputs."""
-    seen: set[str] = set()
+    seen: list[str] = []
     while node in prompt and node not in seen:
-        seen.add(node)
+        seen.append(node)
         at = prompt[node]
         if at["class_type"] in _LOADERS:
             return at
         above = at["inputs"].get("model")
         node = str(above[0]) if isinstance(above, list) else ""
-    last = prompt[list(seen)[-1]]["class_type"] if seen and prompt else "nothing"
+    last = prompt[seen[-1]]["class_type"] if seen else "nothing"
     raise TrainError(
         f"A job needs the model's file, and MODEL comes from {last}, not from one of {', '.join(_LOADERS)} through "
         f"nodes with one model input. {_AWAY}"

@@ -148,10 +148,11 @@ def _beginning(parts: Parts, first: int, estimate: Estimate) -> str:
     count = sum(p.numel() for p in parameters)
     base = sum(p.numel() for p in parts.model.model.diffusion_model.parameters())
     epochs = settings.steps * settings.accumulate / parts.steps_per_epoch
+    others = f"{settings.preserve:.0%}" if settings.preserve else "none"
     went_on = f", resumed at step {first}" if first else ""
     return (
         f"{len(branches)} layers, {count:,} trainable parameters ({100 * count / base:.2f} % of the base), "
-        f"{4 * count / 1e6:.1f} MB; {settings.steps} steps, {epochs:.1f} epochs of "
-        f"{parts.pictures} pictures{went_on}; "
+        f"{4 * count / 1e6:.1f} MB; {settings.steps} steps at a rate of {settings.rate:.2g}, {epochs:.1f} epochs of "
+        f"{parts.pictures} pictures{went_on}, {others} of the showings to preserve other prompts; "
         + in_words(estimate, settings, settings.steps - first, parameters)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Sampler:
 
     def of(self, step: int, weights: Sequence[torch.Tensor]) -> dict[str, Any]:
         """Pictures with these weights; what the page is told of them."""
-        with holding(self.parameters, weights), self.acting():
+        with holding(self.parameters, weights), self.acting(), _as_written():
             latents = self._latents()
         return self.keep(step, latents)
 
@@ -80,6 +80,15 @@ class Sampler:
                 )
             )  # fmt: skip
         return made
+
+
+def _as_written() -> AbstractContextManager[None]:
+    """Within it, what another node compiled runs uncompiled: a compiled network does not see branches that came later.
+
+    Before torch 2.6 there is no such switch.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 def shown_by(vae: Any, folder: Path) -> Keep:

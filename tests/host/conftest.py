@@ -50,6 +50,15 @@ def host(tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """The same sums in the same order, whatever runs beside and in other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def client(host):
     return HostClient(host.url)

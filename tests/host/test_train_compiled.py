@@ -25,6 +25,7 @@ from lora_core.train.settings import SampleWish
 SEEN = replace(SETTINGS, steps=2, rate=2e-2, samples=SampleWish(2, steps=2))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_model_that_is_compiled_as_it_samples_is_trained_as_the_plain_one(toy, rings):  # noqa: F811
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 

@@ -30,6 +30,8 @@ from lora_core.train.ranks import Ranks
 from lora_core.train.settings import SampleWish
 from lora_core.train.state import states_in
 
+# The worker's processes have one thread each.
+pytestmark = pytest.mark.usefixtures("one_thread")
 FULL = bool(os.environ.get("LOOM_FULL"))
 STEPS = 50 if FULL else 6
 TOLD = replace(SETTINGS, steps=STEPS)
