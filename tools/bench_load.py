@@ -44,31 +44,14 @@ from tools.benching import (  # noqa: E402
     resident_peak,
     seconds,
 )
+from tools.unet_settings import SDXL_UNET  # noqa: E402
 
 RANK = 32
-_SDXL = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "transformer_depth_middle": 10,
-    "context_dim": 2048,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": True,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-    "use_temporal_attention": False,
-    "legacy": False,
-}
 
 
 def make_model() -> Any:
     """The SDXL UNet without memory: only its names and shapes are asked for."""
-    config = comfy.supported_models.SDXL(dict(_SDXL))
+    config = comfy.supported_models.SDXL(dict(SDXL_UNET))
     config.set_inference_dtype(torch.float16, None)
     meta = torch.device("meta")
     inner = config.get_model({}, device=meta)

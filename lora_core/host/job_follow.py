@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -121,8 +120,7 @@ def _forget(folder: Path) -> None:
 def _take_along(here: Path, folder: Path) -> None:
     """The newest state of the same training that was begun in the graph: the job goes on from it."""
     for path in states_in(here)[:1]:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / path.name)
+        write_bytes(path.read_bytes(), folder / path.name)
 
 
 def _waiting(job: Job) -> Trained:
