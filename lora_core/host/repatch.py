@@ -19,7 +19,11 @@ import torch
 from comfy.model_patcher import get_key_weight
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
+from .stack_adapter import StackAdapter
+
 _KEY = "loom_repatch"
+# What the host rounds to nearest; smaller ones it rounds at random.
+_ORDINARY = (torch.float32, torch.float16, torch.bfloat16)
 
 # Inner model -> weight name -> (the host's copy, the same on the device). They leave when the host unloads the model.
 _near: WeakKeyDictionary[torch.nn.Module, dict[str, tuple[torch.Tensor, torch.Tensor]]] = (
@@ -64,12 +68,33 @@ def repatch(model: Any) -> bool:
 
 
 def _rewrite(model: Any, key: str) -> None:
-    """One weight by the host's own function from its pristine copy, into the memory that it has."""
+    """One weight from its pristine copy into the memory that it has: the host's own function, or its bits sooner."""
     live = comfy.utils.get_attr(model.model, key)
-    comfy.utils.set_attr_param(model.model, key, _pristine(model, key))
+    pristine = _pristine(model, key)
+    if pristine.device == live.device and _is_rounded_once(live):
+        alone = _only_adapter(model, key)
+        if alone is not None and alone.write(key, live.data, pristine):
+            return
+    comfy.utils.set_attr_param(model.model, key, pristine)
     model.patch_weight_to_device(key, device_to=model.load_device)
     live.data.copy_(comfy.utils.get_attr(model.model, key))
     comfy.utils.set_attr_param(model.model, key, live.data)
+
+
+def _only_adapter(model: Any, key: str) -> StackAdapter | None:
+    """The stack's adapter where it is all that is put on the weight, in full and on the whole of it."""
+    if len(model.patches[key]) != 1:
+        return None
+    strength, adapter, strength_model, offset, function = model.patches[key][0][:5]
+    whole = strength == 1.0 and strength_model == 1.0 and offset is None and function is None
+    return adapter if whole and isinstance(adapter, StackAdapter) else None
+
+
+def _is_rounded_once(weight: torch.Tensor) -> bool:
+    """Whether the host would compute in a dtype that holds this one: else its bits are rounded twice."""
+    asked = getattr(comfy.model_management, "lora_compute_dtype", lambda device: torch.float32)
+    computed = asked(weight.device)
+    return weight.dtype in _ORDINARY and computed in (torch.float32, weight.dtype)
 
 
 def _pristine(model: Any, key: str) -> torch.Tensor:

@@ -149,12 +149,13 @@ def test_other_weights_the_plain_model_and_other_kinds_of_loading_are_left_to_th
     assert repatch(strong)
 
 
-def test_a_failure_in_the_middle_makes_the_host_load_anew(monkeypatch):
+@pytest.mark.parametrize("way", ["write", "calculate_weight"])
+def test_a_failure_in_the_middle_makes_the_host_load_anew(monkeypatch, way):
     model = small_model("SD1.5", torch.float32)
     weak, strong = on(model, 0.3), on(model, 0.9)
     load(weak)
     expected, calls = weights(weak), []
-    compute = StackAdapter.calculate_weight
+    compute = getattr(StackAdapter, way)
 
     def failing(self, *arguments, **named):
         calls.append(1)
@@ -162,12 +163,37 @@ def test_a_failure_in_the_middle_makes_the_host_load_anew(monkeypatch):
             raise PatchError("in the middle")
         return compute(self, *arguments, **named)
 
-    monkeypatch.setattr(StackAdapter, "calculate_weight", failing)
+    if way != "write":
+        monkeypatch.setattr(StackAdapter, "write", lambda *_: False)
+    monkeypatch.setattr(StackAdapter, way, failing)
     with pytest.raises(PatchError):
         repatch(strong)
     monkeypatch.undo()
     load(weak)
     assert_same(weights(weak), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weights_are_written_straight_into_their_memory_with_the_bits_of_the_hosts_way(
+    monkeypatch, dtype
+):
+    model = small_model("SD1.5", dtype)
+    weak, strong = on(model, 0.3, 0.2), on(model, 0.9, -0.4)
+    load(weak)
+    write, written = StackAdapter.write, []
+
+    def counted(self, key, into, base):
+        written.append(write(self, key, into, base))
+        return written[-1]
+
+    monkeypatch.setattr(StackAdapter, "write", counted)
+    assert repatch(strong)
+    straight = weights(strong)
+    assert written == [True] * len(strong.patches)
+    monkeypatch.setattr(StackAdapter, "write", lambda *_: False)
+    assert repatch(weak)
+    assert repatch(strong)
+    assert_same(weights(strong), straight)
 
 
 def test_pristine_copies_are_kept_on_the_device_while_there_is_room_and_leave_with_the_model(
