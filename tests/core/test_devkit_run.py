@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tools.devkit import browser, host_process
-from tools.devkit.console import SetupError
+from tools.devkit.console import SetupError, running_beside
 from tools.devkit.environment import ROOT, Environment
 from tools.devkit.exclusive import only_one
 from tools.devkit.pip_runs import run_pip
@@ -58,6 +59,32 @@ def test_two_set_ups_do_not_run_at_once(tmp_path, capsys):
     assert "Another set-up" in capsys.readouterr().out
 
 
+class TestBeside:
+    """A ring that runs beside others."""
+
+    def test_what_it_says_is_kept_and_its_status_is_its_own(self, tmp_path):
+        program = "print('found'); raise SystemExit(3)"
+        command, log = [sys.executable, "-c", program], tmp_path / "logs" / "ring.log"
+        with running_beside(command, tmp_path, os.environ, log) as process:
+            assert process.wait(30) == 3
+        assert log.read_text() == "found\n"
+
+    def test_it_is_interrupted_when_the_others_end_early(self, tmp_path):
+        program = (
+            "import time\n"
+            "try:\n"
+            "    print('ready', flush=True); time.sleep(60)\n"
+            "except KeyboardInterrupt:\n"
+            "    print('host stopped')\n"
+        )
+        command, log = [sys.executable, "-c", program], tmp_path / "ring.log"
+        with running_beside(command, tmp_path, os.environ, log) as process:
+            while "ready" not in log.read_text():
+                assert process.poll() is None
+        assert process.returncode == 0
+        assert log.read_text() == "ready\nhost stopped\n"
+
+
 class TestHostProcess:
     @pytest.fixture
     def start(self, tmp_path, monkeypatch):
@@ -102,7 +129,11 @@ class TestHostProcess:
 
 
 class TestReport:
-    def write(self, path: Path, **counts: int) -> Path:
+    def test_a_ring_beside_others_took_what_its_report_says(self, tmp_path):
+        report = self.write(tmp_path / "r.xml", tests=2, failures=0, errors=0, skipped=0, time=12.5)
+        assert read_report("web", report, 0).seconds == 12.5
+
+    def write(self, path: Path, **counts: float) -> Path:
         attributes = " ".join(f'{key}="{value}"' for key, value in counts.items())
         path.write_text(f"<testsuites><testsuite {attributes}/></testsuites>")
         return path

@@ -103,6 +103,33 @@ def run_through(command: Sequence[str], folder: Path, variables: Mapping[str, st
 
 
 @contextmanager
+def running_beside(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str], log_path: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs beside others, its output in `log_path`; interrupted if it outlives the block."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as log, _interrupts_heard():
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=dict(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
 def _interrupts_heard() -> Iterator[None]:
     """What is started within hears interrupts, even where this program does not.
 
