@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 
 # Elements that are widened at a time: what the caches of a CPU hold; on a device few launches count more.
 _CPU_PIECE = 1 << 20
 _DEVICE_PIECE = 1 << 24
+# Of oneDNN's product: no bias, nothing done to what it gives.
+_PLAIN: tuple[object, ...] = (None, "none", [], "")
 
 
-def _find_quick() -> object | None:
+@functools.cache
+def _quick_product() -> Callable[..., torch.Tensor] | None:
     """oneDNN's product x @ y.T of float32 matrices, where torch has it and the CPU has AVX-512, else None.
 
     torch.mm of float32 goes to MKL, which takes its slower instructions on processors of another maker: oneDNN was
@@ -19,10 +25,16 @@ def _find_quick() -> object | None:
         return None
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    found = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    try:
+        return found if found is not None and _multiplies(found) else None
+    except (RuntimeError, TypeError):  # a torch that has the name for something else
+        return None
 
 
-_quick = _find_quick()
+def _multiplies(product: Callable[..., torch.Tensor]) -> bool:
+    x, y = torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    return torch.equal(product(x, y, *_PLAIN), y.T)
 
 
 def add_product(weight: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
@@ -42,12 +54,15 @@ def write_sum(
     into, base: (out, in, *kernel), any layout, fp32, fp16 or bf16; they may be one tensor. up: (out, rank),
     down: (rank, in * kernel), float32, all on one device. The bits depend on the shapes and values alone.
     """
-    on_cpu = into.device.type == "cpu"
-    rows = max(1, (_CPU_PIECE if on_cpu else _DEVICE_PIECE) // down.shape[1])
-    add = _add_quickly if on_cpu and _quick is not None else _add
+    quick = _quick_product() if into.device.type == "cpu" else None
+    piece = _CPU_PIECE if into.device.type == "cpu" else _DEVICE_PIECE
+    rows = max(1, piece // down.shape[1])
     for start in range(0, into.shape[0], rows):
-        piece = slice(start, start + rows)
-        add(into[piece], base[piece], up[piece], down)
+        part = slice(start, start + rows)
+        if quick is None:
+            _add(into[part], base[part], up[part], down)
+        else:
+            _add_delta(into[part], base[part], quick(up[part], down.T, *_PLAIN))
     return into
 
 
@@ -59,10 +74,9 @@ def _add(into: torch.Tensor, base: torch.Tensor, up: torch.Tensor, down: torch.T
         into.copy_(torch.addmm(wide, up, down).reshape(into.shape))
 
 
-def _add_quickly(
-    into: torch.Tensor, base: torch.Tensor, up: torch.Tensor, down: torch.Tensor
-) -> None:
-    delta = _quick(up, down.t(), None, "none", [], "").reshape(base.shape)  # type: ignore[operator]
+def _add_delta(into: torch.Tensor, base: torch.Tensor, delta: torch.Tensor) -> None:
+    """delta: (out, in * kernel) float32, changed."""
+    delta = delta.reshape(base.shape)
     if into.dtype == torch.float32:
         torch.add(base, delta, out=into)
     else:
