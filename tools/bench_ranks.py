@@ -2,9 +2,9 @@
 
 Cases: `step b<batch> <n> ranks` (s, the median step; rival: one process), `sum b<batch> <n> ranks` (s, of it the sum of the
 gradients; rival: the whole step), `sent` (MB a rank gives into a step's sum; rival: the adapter), `weights in pieces` and `memory
-in pieces` (MB on each rank; rival: the whole network on each), `estimate <n> GPUs` (s, from the measured step of one picture and
-the adapter's bytes over links of --bandwidth; rival: the step of one). The network is plain torch: --depth blocks of two
-Linears, --width wide, on 256 tokens; ranks talk over gloo. Needs no host.
+in pieces` (MB on each rank, the memory being the most in its steps over what the process had before; rival: the whole network),
+`estimate <n> GPUs` (s, from the measured step of one picture and the adapter's bytes over links of --bandwidth; rival: the step of
+one). The network is plain torch: --depth blocks of two Linears, --width wide, on 256 tokens; ranks talk over gloo. Needs no host.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from lora_core.train.choosing import trainable_layers
 from lora_core.train.loop import TrainBatch, train
 from lora_core.train.objective import NoiseLevels
 from lora_core.train.pieces import bytes_held, in_pieces, mesh_of
-from lora_core.train.ranks import Ranks, joined
+from lora_core.train.ranks import Ranks, joined, leave
 from lora_core.train.settings import TrainSettings
-from tools.benching import BenchRow, publish, resident_peak
+from tools.benching import BenchRow, publish, reset_resident_peak, resident_peak
 from tools.devkit.environment import ROOT
 
 TOKENS, LEVELS = 256, NoiseLevels("flow", torch.empty(0))
@@ -80,13 +80,16 @@ def child(options: argparse.Namespace) -> None:
     with joined(torch.device("cpu")) as found:
         ranks = Timed(found.rank, found.world, found.local, found.local_world)
         ranks.in_step = options.pieces and ranks.world > 1
+        before = reset_resident_peak()
         network = Network(options.width, options.depth)
         if ranks.in_step:
             in_pieces(network, mesh_of(torch.device("cpu"), ranks.world))
         settings = TrainSettings(
-            steps=options.steps, rank=16, alpha=16.0, ema=0.0, save_every=options.steps
+            steps=options.steps, rate=1e-4, rank=16, alpha=16.0, ema=0.0, save_every=options.steps
         )
         branches = new_branches(_layers(options), 16, 16.0, 0)
+        # Not what loading takes: each rank has had the whole network for a moment.
+        reset_resident_peak()
         took, sums = _run(network, branches, settings, ranks, options)
         told = {
             "step": statistics.median(took[1:]),
@@ -94,7 +97,7 @@ def child(options: argparse.Namespace) -> None:
             "sent": ranks.sent,
             "adapter": sum(p.numel() * p.element_size() for p in parameters_of(branches)),
             "weights": bytes_held(network),
-            "memory": resident_peak(),
+            "memory": resident_peak() - before,
         }
         everyone = ranks.gathered(told)
         if not ranks.rank:
@@ -169,7 +172,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         child(options)
-        return 0
+        leave(0)
     (one,), rows, mega = measured(1, options), [], 1e6
     for count in options.ranks:
         told = measured(count, options)[0]

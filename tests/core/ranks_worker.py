@@ -21,7 +21,7 @@ from lora_core.errors import TrainError
 from lora_core.train.adapters import attached, new_branches, parameters_of, trainable_layers
 from lora_core.train.loop import TrainBatch, train
 from lora_core.train.pieces import bytes_held, in_pieces, mesh_of, own_part
-from lora_core.train.ranks import Ranks, digest_of, joined
+from lora_core.train.ranks import Ranks, digest_of, joined, leave
 from lora_core.train.settings import TrainSettings
 from lora_core.train.state import load_latest, save_state
 from tests.core.small_training import LEVELS, SETTINGS, Tiny, batch, branches_of
@@ -161,9 +161,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "cut" in sys.argv:
         cut(Path(sys.argv[1]))
-        sys.exit()
+        leave(0)
     words = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[3:]}
     try:
         main(Path(sys.argv[1]), int(sys.argv[2]), words)
     except TrainError as error:
         sys.exit(f"rank {os.environ.get('RANK', '0')} refuses: {error}")
+    leave(0)
