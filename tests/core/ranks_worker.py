@@ -129,6 +129,12 @@ class Blocks(torch.nn.Module):
         return self.last(x)
 
 
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest number; infinite where there is none."""
+    size = float(one.abs().max())
+    return float((one - other).abs().max()) / size if size else float("inf")
+
+
 def cut(folder: Path) -> None:
     """The answer and the adapter's gradients of a network in pieces, against those of the whole."""
     with joined(torch.device("cpu")) as ranks:
@@ -147,10 +153,10 @@ def cut(folder: Path) -> None:
                 answer = network(x)
                 gradients = torch.autograd.grad(answer.square().mean(), parameters)
             found.append([answer, *gradients])
-        apart = max(float((a - b).detach().abs().max()) for a, b in zip(*found, strict=True))
+        (answer, *gradients), (in_parts, *of_parts) = found
         told = {
-            "apart": apart,
-            "size": max(float(g.abs().max()) for g in found[0][1:]),
+            "answer": apart(answer.detach(), in_parts.detach()),
+            "gradients": [apart(*pair) for pair in zip(gradients, of_parts, strict=True)],
             "share": bytes_held(pieces) / bytes_held(whole),
             "kept": before == digest_of([own_part(p.data) for p in pieces.parameters()]),
         }
