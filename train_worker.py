@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     host = _host(options.comfyui)
     if host is None:
         sys.stderr.write("Where is ComfyUI? Name its folder with --comfyui or COMFYUI_PATH.\n")
-        return 2
+        raise SystemExit(2)
     _order_imports(host)
     name = f"rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}"
     logging.basicConfig(level=logging.WARNING, format=f"[{name}] %(message)s", stream=sys.stdout)
@@ -114,4 +114,5 @@ def _say_whose(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    importlib.import_module("lora_core.train.ranks").leave(ended)

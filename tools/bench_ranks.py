@@ -1,15 +1,17 @@
 """bench ranks: one training by several processes of this machine, one thread each, against one process. Same batch a step.
 
 Cases: `step b<batch> <n> ranks` (s, the median step; rival: one process), `sum b<batch> <n> ranks` (s, of it the sum of the
-gradients; rival: the whole step), `sent` (MB a rank gives into a step's sum; rival: the adapter), `weights in pieces` and `memory
-in pieces` (MB on each rank; rival: the whole network on each), `estimate <n> GPUs` (s, from the measured step of one picture and
-the adapter's bytes over links of --bandwidth; rival: the step of one). The network is plain torch: --depth blocks of two
-Linears, --width wide, on 256 tokens; ranks talk over gloo. Needs no host.
+gradients; rival: the whole step), `sent` (MB a rank gives into a step's sum; rival: the adapter), `weights`, `memory` and
+`loading in pieces` (MB of the rank with the most, with --deep blocks: of weights held, at the peak of a step, and at the peak
+before the first, both over what the process had before the network; rival: the network whole on each rank), `estimate <n> GPUs`
+(s, from the measured step of one picture and the adapter's bytes over links of --bandwidth; rival: the step of one). The network
+is plain torch: --depth blocks of two Linears, --width wide, on 256 tokens; ranks talk over gloo. Needs no host.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -28,9 +30,9 @@ from lora_core.train.choosing import trainable_layers
 from lora_core.train.loop import TrainBatch, train
 from lora_core.train.objective import NoiseLevels
 from lora_core.train.pieces import bytes_held, in_pieces, mesh_of
-from lora_core.train.ranks import Ranks, joined
+from lora_core.train.ranks import Ranks, joined, leave
 from lora_core.train.settings import TrainSettings
-from tools.benching import BenchRow, publish, resident_peak
+from tools.benching import BenchRow, publish, reset_resident_peak, resident_peak
 from tools.devkit.environment import ROOT
 
 TOKENS, LEVELS = 256, NoiseLevels("flow", torch.empty(0))
@@ -57,7 +59,7 @@ class Network(torch.nn.Module):
         x = noisy.flatten(2).transpose(1, 2)
         for block in self.blocks:
             x = block(x)
-        return x.transpose(1, 2).reshape(noisy.shape)
+        return x.transpose(1, 2).reshape(noisy.shape).clone()
 
 
 class Timed(Ranks):
@@ -77,16 +79,22 @@ def child(options: argparse.Namespace) -> None:
     """One rank: trains a few steps and tells what they took."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    # What pieces need is large, and is not what a network takes.
+    importlib.import_module("torch.distributed.fsdp")
     with joined(torch.device("cpu")) as found:
         ranks = Timed(found.rank, found.world, found.local, found.local_world)
         ranks.in_step = options.pieces and ranks.world > 1
+        before = reset_resident_peak()
         network = Network(options.width, options.depth)
         if ranks.in_step:
             in_pieces(network, mesh_of(torch.device("cpu"), ranks.world))
         settings = TrainSettings(
-            steps=options.steps, rank=16, alpha=16.0, ema=0.0, save_every=options.steps
+            steps=options.steps, rate=1e-4, rank=16, alpha=16.0, ema=0.0, save_every=options.steps
         )
         branches = new_branches(_layers(options), 16, 16.0, 0)
+        # Each rank has had the whole network for a moment.
+        loading = resident_peak() - before
+        reset_resident_peak()
         took, sums = _run(network, branches, settings, ranks, options)
         told = {
             "step": statistics.median(took[1:]),
@@ -94,7 +102,8 @@ def child(options: argparse.Namespace) -> None:
             "sent": ranks.sent,
             "adapter": sum(p.numel() * p.element_size() for p in parameters_of(branches)),
             "weights": bytes_held(network),
-            "memory": resident_peak(),
+            "memory": resident_peak() - before,
+            "loading": loading,
         }
         everyone = ranks.gathered(told)
         if not ranks.rank:
@@ -134,8 +143,13 @@ def _run(
     return took[:-1], sums[:-1]
 
 
-def measured(ranks: int, options: argparse.Namespace, pieces: bool = False) -> list[dict[str, Any]]:
-    """What each rank told."""
+def measured(
+    ranks: int, options: argparse.Namespace, pieces: bool = False, giving_back: bool = False
+) -> list[dict[str, Any]]:
+    """What each rank told. giving_back: freed memory goes back to the system at once, which costs time.
+
+    Without it glibc keeps pieces that are put together and freed by turns, and the peak tells of its heap (twice as much).
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "told.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -144,8 +158,20 @@ def measured(ranks: int, options: argparse.Namespace, pieces: bool = False) -> l
             command += [f"--{name}", str(getattr(options, name))]
         command += ["--pieces"] if pieces else []
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        variables |= {"MALLOC_MMAP_THRESHOLD_": "65536"} if giving_back else {}
         subprocess.run(command, env=variables, cwd=ROOT, check=True)
         return json.loads(out.read_text())
+
+
+def memory_rows(count: int, options: argparse.Namespace) -> list[BenchRow]:
+    """Of a deeper network, in pieces and whole, trained by as many ranks: the rank with the most of each."""
+    deep = argparse.Namespace(**{**vars(options), "depth": options.deep, "steps": 3})
+    cut, whole = (measured(count, deep, pieces, giving_back=True) for pieces in (True, False))
+    rows = []
+    for name in ("weights", "memory", "loading"):
+        ours, rival = (max(told[name] for told in everyone) / 1e6 for everyone in (cut, whole))
+        rows.append(BenchRow(f"{name} in pieces {count} ranks", "MB", ours, rival))
+    return rows
 
 
 def estimate(seconds: float, adapter: int, count: int, bandwidth: float) -> float:
@@ -161,6 +187,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, nargs="*", default=[2])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--deep", type=int, default=24, help="blocks where memory is measured")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--bandwidth", type=float, default=25e9, help="bytes a second, of a link")
@@ -169,7 +196,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         child(options)
-        return 0
+        leave(0)
     (one,), rows, mega = measured(1, options), [], 1e6
     for count in options.ranks:
         told = measured(count, options)[0]
@@ -177,13 +204,7 @@ def main() -> int:
         rows.append(BenchRow(f"step {case}", "s", told["step"], one["step"]))
         rows.append(BenchRow(f"sum {case}", "s", told["sum"], told["step"]))
         rows.append(BenchRow(f"sent {case}", "MB", told["sent"] / mega, told["adapter"] / mega))
-        cut = measured(count, options, pieces=True)[0]
-        for name in ("weights", "memory"):
-            rows.append(
-                BenchRow(
-                    f"{name} in pieces {count} ranks", "MB", cut[name] / mega, one[name] / mega
-                )
-            )
+        rows += memory_rows(count, options)
     each = one["step"] / options.batch
     for count in (8, 64):
         guess = estimate(each, one["adapter"], count, options.bandwidth)

@@ -21,7 +21,7 @@ from lora_core.errors import TrainError
 from lora_core.train.adapters import attached, new_branches, parameters_of, trainable_layers
 from lora_core.train.loop import TrainBatch, train
 from lora_core.train.pieces import bytes_held, in_pieces, mesh_of, own_part
-from lora_core.train.ranks import Ranks, digest_of, joined
+from lora_core.train.ranks import Ranks, digest_of, joined, leave
 from lora_core.train.settings import TrainSettings
 from lora_core.train.state import load_latest, save_state
 from tests.core.small_training import LEVELS, SETTINGS, Tiny, batch, branches_of
@@ -129,6 +129,12 @@ class Blocks(torch.nn.Module):
         return self.last(x)
 
 
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest number; infinite where there is none."""
+    size = float(one.abs().max())
+    return float((one - other).abs().max()) / size if size else float("inf")
+
+
 def cut(folder: Path) -> None:
     """The answer and the adapter's gradients of a network in pieces, against those of the whole."""
     with joined(torch.device("cpu")) as ranks:
@@ -147,10 +153,10 @@ def cut(folder: Path) -> None:
                 answer = network(x)
                 gradients = torch.autograd.grad(answer.square().mean(), parameters)
             found.append([answer, *gradients])
-        apart = max(float((a - b).detach().abs().max()) for a, b in zip(*found, strict=True))
+        (answer, *gradients), (in_parts, *of_parts) = found
         told = {
-            "apart": apart,
-            "size": max(float(g.abs().max()) for g in found[0][1:]),
+            "answer": apart(answer.detach(), in_parts.detach()),
+            "gradients": [apart(*pair) for pair in zip(gradients, of_parts, strict=True)],
             "share": bytes_held(pieces) / bytes_held(whole),
             "kept": before == digest_of([own_part(p.data) for p in pieces.parameters()]),
         }
@@ -161,9 +167,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "cut" in sys.argv:
         cut(Path(sys.argv[1]))
-        sys.exit()
+        leave(0)
     words = {word.partition("=")[0]: word.partition("=")[2] for word in sys.argv[3:]}
     try:
         main(Path(sys.argv[1]), int(sys.argv[2]), words)
     except TrainError as error:
         sys.exit(f"rank {os.environ.get('RANK', '0')} refuses: {error}")
+    leave(0)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -15,26 +15,39 @@ import comfy.model_management
 import comfy.sd
 import folder_paths
 import pytest
-import safetensors
-import safetensors.torch
 import torch
-from training_toy import CHECKPOINT, GRAPH, SETTINGS, finish, load_toy, rings, worker
+from training_toy import (
+    CHECKPOINT,
+    FULL,
+    GRAPH,
+    HIDDEN,
+    SETTINGS,
+    STEPS,
+    TOLD,
+    ask,
+    assert_alike,
+    finish,
+    load_toy,
+    metadata_of,
+    result_of,
+    rings,
+    variables_of_worker,
+    worker,
+    write,
+)
 
 from lora_core.errors import SaveError, TrainError
 from lora_core.host import job_base, watching
 from lora_core.host.job_follow import JobWish, job_folder, job_stamp
-from lora_core.host.training import TrainOrder, train_lora
 from lora_core.train.job import JOB, START, WATCH, WRITE, check_files, read_job
 from lora_core.train.job_data import JobData
 from lora_core.train.ranks import Ranks
 from lora_core.train.settings import SampleWish
 from lora_core.train.state import states_in
+from tools.devkit.environment import ROOT, located
 
 # The worker's processes have one thread each.
 pytestmark = pytest.mark.usefixtures("one_thread")
-FULL = bool(os.environ.get("LOOM_FULL"))
-STEPS = 50 if FULL else 6
-TOLD = replace(SETTINGS, steps=STEPS)
 # Each process of the worker takes seconds to import torch and the host.
 LONG = pytest.mark.skipif(not FULL, reason="the long matrix: LOOM_FULL=1")
 
@@ -55,21 +68,6 @@ def own_folders(tmp_path_factory, monkeypatch):
     """Trainings that ran in the graph are forgotten by the next test."""
     folder = str(tmp_path_factory.mktemp("user"))
     monkeypatch.setattr(folder_paths, "get_system_user_directory", lambda name: folder)
-
-
-def ask(toy, pictures, name, run=None, settings=TOLD, model=None, **order):
-    """What LoomTrain does with these widgets."""
-    with torch.inference_mode():
-        job = {"job": JobWish(run, "", GRAPH)} if run else {}
-        asked = TrainOrder(settings, name, node="7", **job, **order)
-        return train_lora(model or toy[0], toy[1], toy[2], pictures, asked)
-
-
-def write(toy, pictures, name, settings=TOLD, **more) -> Path:
-    """A job's folder."""
-    said = ask(toy, pictures, name, WRITE, settings, **more)
-    assert "not begun" in said.report
-    return job_folder(JobWish(WRITE), name)
 
 
 @pytest.fixture(scope="module")
@@ -93,28 +91,6 @@ def here(toy, pictures, tmp_path_factory):
 @pytest.fixture
 def copied(job, tmp_path) -> Path:
     return Path(shutil.copytree(job, tmp_path / "job"))
-
-
-def result_of(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(folder / "result.safetensors")
-
-
-def metadata_of(path: str | Path) -> dict[str, str]:
-    with safetensors.safe_open(path, "pt") as file:
-        return dict(file.metadata())
-
-
-def assert_alike(one, other) -> None:
-    """But for the order of float32 sums: all of it to 1e-4 of its size, and what began at nought to 1e-3."""
-    assert one.keys() == other.keys()
-    for part, close in (("", 1e-4), ("lora_up", 1e-3)):
-        names = [name for name in one if part in name and "alpha" not in name]
-        mine, theirs = (torch.cat([each[n].flatten() for n in names]) for each in (one, other))
-        assert float((mine - theirs).norm()) <= close * float(theirs.norm()), part
-
-
-def losses_of(folder: Path) -> list[float]:
-    return json.loads(metadata_of(folder / "result.safetensors")["loom_result"])["losses"]
 
 
 def test_a_job_holds_no_picture_and_no_encoder_and_says_how_to_start_it(toy, pictures, job):
@@ -157,32 +133,6 @@ def test_one_process_ends_with_the_bytes_of_the_graph_and_its_metadata(here, cop
     assert float(mine["ss_loss"]) == pytest.approx(float(theirs["ss_loss"]), rel=1e-4)
 
 
-@pytest.mark.parametrize("ranks", [2, 4] if FULL else [2])
-def test_more_ranks_come_to_the_same_adapter_and_never_change_the_base(
-    here, copied, tmp_path, ranks
-):
-    finish(worker(copied, ranks, probe=tmp_path / "seen"))
-    assert_alike(result_of(copied), here.tensors)
-    seen = [json.loads(path.read_text()) for path in sorted((tmp_path / "seen").iterdir())]
-    assert len(seen) == ranks
-    assert len({each["before"] for each in seen} | {each["after"] for each in seen}) == 1
-    adapter = sum(t.nbytes for t in safetensors.torch.load_file(copied / START).values())
-    alphas = 4 * len(read_job(copied).layers)
-    assert {each["sent"] for each in seen} == {adapter - alphas + 8}
-
-
-def test_the_frozen_base_in_pieces_gives_the_same_adapter_from_half_the_weights(
-    here, copied, tmp_path
-):
-    finish(worker(copied, 2, "--shard", probe=tmp_path / "seen"))
-    assert_alike(result_of(copied), here.tensors)
-    seen = [json.loads(path.read_text()) for path in sorted((tmp_path / "seen").iterdir())]
-    whole = sum(p.nbytes for p in load_toy()[0].model.diffusion_model.parameters())
-    assert all(each["before"] == each["after"] for each in seen)
-    assert all(each["bytes"] < 0.52 * whole for each in seen)
-    assert sum(each["bytes"] for each in seen) >= whole
-
-
 def test_the_graph_watches_shows_pictures_stops_the_job_and_takes_its_lora(
     toy, pictures, monkeypatch
 ):
@@ -217,6 +167,23 @@ def test_the_graph_watches_shows_pictures_stops_the_job_and_takes_its_lora(
     assert samples[:2] == [0, 4]
     assert made.samples.shape[1] > 2 * 256
     assert not (folder / "stop").exists()
+
+
+def test_the_worker_finds_neither_host_nor_pack_by_pythonpath(monkeypatch, tmp_path):
+    """So that it is by its own path, and by --comfyui, that all these tests' workers do."""
+    (tmp_path / "further_package.py").touch()
+    entries = [ROOT, located().tree, tmp_path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, entries)))
+    ask_python = (
+        "import importlib.util, sys; print(*filter(importlib.util.find_spec, sys.argv[1:]))"
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    found = subprocess.run(
+        [sys.executable, "-c", ask_python, *HIDDEN, "further_package"],
+        env=variables_of_worker(), cwd=empty, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.split() == ["further_package"]
 
 
 @LONG
@@ -269,18 +236,6 @@ def write_on(toy, pictures, name) -> Path:
     return job_folder(JobWish(WRITE), name)
 
 
-@LONG
-def test_a_missing_file_is_refused_by_every_rank_before_step_1(copied):
-    (copied / "data-00001.safetensors").unlink()
-    process = worker(copied, 2)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode
-    for rank in range(2):
-        assert f"[rank {rank} of 2] rank 0: The job in 'job' is not whole" in err
-    assert "data-00001.safetensors is missing" in err
-    assert not states_in(copied)
-
-
 def test_wrong_files_are_refused_in_words(job, copied, tmp_path):
     said = read_job(copied)
     (copied / START).write_bytes((copied / START).read_bytes()[:-1] + b"\x01")
@@ -322,47 +277,3 @@ def test_what_no_process_could_repeat_is_refused_in_the_graph(toy, pictures, job
     wrapped.add_object_patch("model_sampling", toy[0].model.model_sampling)
     with pytest.raises(TrainError, match="beside its weights"):
         job_base.base_of(wrapped, GRAPH, "7")
-
-
-def pid_of(process, rank: int) -> int:
-    """Of a rank among torchrun's children, by its environment. Linux only."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            said = path.read_bytes().split(b"\0")
-            parent = (path.parent / "stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if f"RANK={rank}".encode() in said and int(parent) == process.pid:
-            return int(path.parent.name)
-    raise AssertionError("no such rank")
-
-
-def wait_for_step(folder: Path, step: int, process) -> None:
-    while process.poll() is None:
-        log = folder / "log.jsonl"
-        if log.is_file() and log.read_bytes().count(b"\n") >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError(process.communicate()[1][-3000:])
-
-
-@LONG
-def test_a_rank_killed_from_outside_costs_nothing(here, copied):
-    process = worker(copied, 4, restarts=2)
-    wait_for_step(copied, 20, process)
-    os.kill(pid_of(process, 2), signal.SIGKILL)
-    out = finish(process)
-    assert "resumed at step" in out
-    assert_alike(result_of(copied), here.tensors)
-
-
-@LONG
-def test_four_ranks_then_two_then_four(here, copied):
-    for ranks, step in ((4, 15), (2, 30)):
-        process = worker(copied, ranks)
-        wait_for_step(copied, step, process)
-        os.kill(pid_of(process, ranks - 1), signal.SIGKILL)
-        process.communicate(timeout=600)
-        assert process.returncode
-    finish(worker(copied, 4))
-    assert_alike(result_of(copied), here.tensors)
