@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from playwright.sync_api import Locator, Page
-from test_page import load, workflow
+from test_page import load, settle, workflow
 
 SETTLE = 500  # ms within which an editor shows what its text says
 
@@ -26,7 +26,7 @@ def open_on(page: Page, graph: dict | str, kind: str, scale: float = 1.0) -> Non
 def open_prompt(page: Page, prompt: dict, kind: str) -> None:
     """The same with a graph as one would send it."""
     page.evaluate("prompt => window.app.loadApiJson(prompt, 'prompt')", prompt)
-    page.wait_for_timeout(SETTLE)
+    settle(page)
     show(page, kind)
 
 
@@ -39,7 +39,7 @@ def show(page: Page, kind: str, scale: float = 1.0) -> None:
         " view.setDirty(true, true); }",
         scale,
     )
-    page.wait_for_timeout(SETTLE)
+    settle(page)
 
 
 def value(page: Page, kind: str, name: str) -> Any:
