@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 from typing import Any
 
@@ -103,7 +104,9 @@ def no_complaints_of_ours(page: Page):
 
     def console(message: Any) -> None:
         text = f"{message.type}: {message.text} {message.location.get('url', '')}"
-        if message.type in ("error", "warning") and "lora-loom/" in text:
+        # The page looks for a help page in its own language first, and then for the one that every language has.
+        looked = re.search(r"404 .*/docs/\w+/en\.md$", text)
+        if message.type in ("error", "warning") and "lora-loom/" in text and not looked:
             heard.append(text)
 
     def failed(error: Any) -> None:
@@ -114,7 +117,7 @@ def no_complaints_of_ours(page: Page):
     yield
     page.remove_listener("console", console)
     page.remove_listener("pageerror", failed)
-    assert heard == []
+    assert not heard, "\n".join(heard)
 
 
 def module(page: Page, name: str, call: str, argument: Any) -> Any:
