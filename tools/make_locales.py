@@ -26,12 +26,20 @@ def escaped(text: str) -> str:
     return "".join(f"{{'{sign}'}}" if sign in "{}@|" else sign for sign in text)
 
 
+def _shown_as_it_is(text: str) -> bool:
+    """Whether a tooltip has none of these signs. Newer pages show tooltips without reading them as messages, escapes and
+    all, so one with such signs is left out: then the page shows what the node itself says.
+    """
+    return text == escaped(text)
+
+
 def words(info: Mapping[str, Any]) -> dict[str, Any]:
     """One node's words as the page looks for them. info: of the node, as the host's /object_info has it."""
     inputs = {
-        name: {"tooltip": escaped(spec[1]["tooltip"])}
+        name: {"tooltip": spec[1]["tooltip"]}
         for section in ("required", "optional")
         for name, spec in info["input"].get(section, {}).items()
+        if _shown_as_it_is(spec[1]["tooltip"])
     }
     outputs = {
         str(place): {"name": escaped(name), "tooltip": escaped(tooltip)}

@@ -206,7 +206,7 @@ def scheduled_style(models: Models) -> Graph:
         models.both_prompt,
         "loom/scheduled_style",
         "## Strength over the steps\nThe style grows to 0.8 in the first third.",
-        left=1640,
+        left=1700,
     )
 
 

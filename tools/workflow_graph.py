@@ -9,6 +9,31 @@ from typing import Any
 PACK = {"cnr_id": "lora-loom", "ver": "0.1.0"}
 CORE = {"cnr_id": "comfy-core", "ver": "0.3.75"}
 _NOTES = {"MarkdownNote", "Note"}
+# The height below its title that a node of ours has after a run at most: reports and panels come then.
+GROWN = {
+    "LoomApply": 320,
+    "LoomBalance": 440,
+    "LoomBlockMap": 320,
+    "LoomBlocks": 740,
+    "LoomDataset": 640,
+    "LoomExtract": 500,
+    "LoomIndex": 160,
+    "LoomInspect": 400,
+    "LoomInterference": 680,
+    "LoomLoader": 340,
+    "LoomMerge": 780,
+    "LoomRegion": 300,
+    "LoomResize": 500,
+    "LoomSave": 500,
+    "LoomSchedule": 740,
+    "LoomStack": 500,
+    "LoomSweep": 620,
+    "LoomSweepGrid": 640,
+    "LoomTags": 320,
+}
+_TITLE = 30  # pixels above a node's position
+_BETWEEN = 20  # pixels between a node and the next below it
+_BADGE = 20  # pixels above the title in which the name of a pack stands
 # Seeds have a second widget behind them in the page: what to do after a run.
 _SEED_FOLLOWER = "control_after_generate"
 # Inputs of these types are widgets that a link may replace.
@@ -70,6 +95,7 @@ class Graph:
         self.add("MarkdownNote", at, size, [], widgets=[text])
 
     def document(self) -> dict[str, Any]:
+        _make_room(self.nodes)
         return {
             "last_node_id": len(self.nodes),
             "last_link_id": len(self.links),
@@ -80,6 +106,19 @@ class Graph:
             "extra": {},
             "version": 0.4,
         }
+
+
+def _make_room(nodes: list[dict[str, Any]]) -> None:
+    """Move nodes down that others above them would cover once they have run."""
+    placed: list[dict[str, Any]] = []
+    for node in sorted(nodes, key=lambda each: each["pos"][1]):
+        left, right = node["pos"][0], node["pos"][0] + node["size"][0]
+        room = _TITLE + _BETWEEN + (_BADGE if node["type"].startswith("Loom") else 0)
+        for above in placed:
+            if above["pos"][0] < right and left < above["pos"][0] + above["size"][0]:
+                grown = max(above["size"][1], GROWN.get(above["type"], 0))
+                node["pos"][1] = max(node["pos"][1], above["pos"][1] + grown + room)
+        placed.append(node)
 
 
 def api_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def lora_switch(models: Models) -> Graph:
         models.both_prompt,
         "loom/lora_switch",
         "## LoRA Switch\nStyle and character take turns, a step each, so that neither disturbs the other's weights.",
-        left=1640,
+        left=1700,
     )
 
 

@@ -85,7 +85,7 @@ def stack(
     return graph.add(
         "LoomStack",
         (420, 120),
-        (400, 420),
+        (420, 420),
         STACK_OUTPUTS,
         [
             ("model", "MODEL", model),
@@ -120,14 +120,14 @@ def scheduled(
     """A schedule of the stack, its chart, and the node that applies it."""
     schedule = graph.add(
         "LoomSchedule",
-        (860, 120),
-        (400, height),
+        (880, 120),
+        (440, height),
         [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("chart", "IMAGE")],
         [("lora_stack", "LORA_STACK", stack)],
         widgets,
     )
-    graph.add("PreviewImage", (1300, 420), (300, 300), [], [("images", "IMAGE", (schedule, 2))])
-    return apply(graph, checkpoint, (schedule, 0), left=1300)
+    graph.add("PreviewImage", (1360, 420), (300, 300), [], [("images", "IMAGE", (schedule, 2))])
+    return apply(graph, checkpoint, (schedule, 0), left=1360)
 
 
 def picture(

@@ -52,7 +52,8 @@ export function iconButton(name, label, run, attrs = {}) {
 const sheets = new Set();
 
 // A style sheet beside the module that asks for it: loadCss(new URL("./x.css", import.meta.url)). Loaded once a page,
-// and beside the document: nothing is put into its head.
+// and beside the document: nothing is put into its head. Each of its rules names a class of this pack, so that nothing
+// else is dressed by it: tests/web/test_styles.py reads them, which checkers of scripts cannot.
 export async function loadCss(address) {
   const href = String(address);
   if (sheets.has(href)) return;

@@ -64,7 +64,7 @@ function watch(node, names, show) {
 // Puts `content` under the node's widgets as a display that is neither saved nor sent; the node grows with it up to
 // `most` pixels, from where on it scrolls. names: the widgets that it shows. Returns a function that shows them again.
 export function mount(node, name, type, content, { names = [], show = () => {}, most = 480, wide = 0 }) {
-  const element = keepEvents(el("div", { class: "loom-ui loom-mount" }, content), { wheel: true });
+  const element = keepEvents(el("div", { class: "loom-ui loom-mount", dataset: { captureWheel: "true" } }, content), { wheel: true });
   let tall = 0;
   const height = () => (tall ? Math.min(tall, most) + MARGINS : 0);
   const widget = node.addDOMWidget(name, type, element, {
@@ -76,6 +76,9 @@ export function mount(node, name, type, content, { names = [], show = () => {}, 
     getMaxHeight: height,
   });
   widget.serialize = false;
+  // In which order the page asks its scripts is left to chance: a report that came first goes below the editor.
+  const report = widgetOf(node, "report");
+  if (report) node.widgets.push(...node.widgets.splice(node.widgets.indexOf(report), 1));
   // The node gets as tall as it must be and gives back what it was given; a height that a person chose it keeps.
   let [chosen, given] = [0, -1];
   const grow = () => {

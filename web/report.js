@@ -1,6 +1,7 @@
 // Shows under a node what its last run matched and what it left out: the "text" of the node's output.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { t } from "./strings.js";
 
 const REPORTING = new Set(["LoomLoader", "LoomStack", "LoomApply", "LoomTags", "LoomBlocks", "LoomSchedule", "LoomMerge", "LoomResize", "LoomInspect", "LoomIndex", "LoomSave", "LoomDataset", "LoomTrain", "LoomSweep", "LoomBlockMap", "LoomInterference", "LoomBalance", "LoomExtract", "LoomRegion"]);
 const LINE_HEIGHT = 14;
@@ -13,6 +14,8 @@ function reportElement() {
   Object.assign(element.style, {
     width: "100%",
     height: "100%",
+    // Nodes 2.0 asks the element itself how tall it may get.
+    maxHeight: `${MOST_LINES * LINE_HEIGHT}px`,
     boxSizing: "border-box",
     margin: "0",
     overflow: "auto",
@@ -23,6 +26,9 @@ function reportElement() {
     color: "var(--input-text, #ddd)",
   });
   element.className = "loom-report";
+  element.dataset.captureWheel = "true";
+  element.setAttribute("role", "group");
+  element.setAttribute("aria-label", t("runSaid"));
   // Scrolling and selecting text must not move the canvas below.
   for (const event of ["pointerdown", "wheel"]) {
     element.addEventListener(event, (raised) => {
@@ -30,6 +36,15 @@ function reportElement() {
     });
   }
   return element;
+}
+
+// A text is scrolled by keys, and by the wheel, which Nodes 2.0 gives to what has the focus only.
+function show(node, element, text) {
+  element.textContent = text;
+  element.tabIndex = text ? 0 : -1;
+  const [width, tall] = node.size;
+  node.setSize([width, Math.max(tall, node.computeSize()[1])]);
+  node.setDirtyCanvas?.(true, true);
 }
 
 // Long reports are scrolled: a node does not grow past MOST_LINES.
@@ -63,10 +78,7 @@ function addReport(node) {
   const executed = node.onExecuted;
   node.onExecuted = (output) => {
     executed?.call(node, output);
-    element.textContent = (output?.text ?? []).join("\n");
-    const [width, tall] = node.size;
-    node.setSize([width, Math.max(tall, node.computeSize()[1])]);
-    node.setDirtyCanvas?.(true, true);
+    show(node, element, (output?.text ?? []).join("\n"));
   };
 }
 
@@ -75,7 +87,8 @@ app.registerExtension({
   setup: () => {
     api.addEventListener("execution_error", ({ detail }) => {
       for (const [node, element] of elements) {
-        if (String(node.id) === String(detail.node_id)) element.textContent = detail.exception_message;
+        // Of a node in a subgraph, the ids of those that it stands in come first.
+        if (String(detail.node_id).split(":").pop() === String(node.id)) show(node, element, String(detail.exception_message ?? ""));
       }
     });
   },

@@ -6,7 +6,7 @@ import { drawPlot, plotOf } from "./schedule_plot.js";
 import { curveNames, plain, readSchedule, valueAt, writeSchedule } from "./schedule_text.js";
 import { t } from "./strings.js";
 
-const WIDE = 380;
+const WIDE = 440;
 const CLOSEST = 0.01;
 const START = "0%@0,100%@1";
 

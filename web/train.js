@@ -156,9 +156,12 @@ class TrainPanel {
 
 let [fetched, asked] = [0, undefined];
 
-// The curves of all trainings since ComfyUI was started, to those panels that want them.
+// The curves of all trainings since ComfyUI was started, to those panels that want them now: a graph that is opened while
+// the answer is under way may have a node of the same id.
 async function fetchCurves(wanted) {
   fetched = Date.now();
+  const asking = [...panels].filter(wanted);
+  if (!asking.length) return;
   let told = {};
   try {
     const answer = await api.fetchApi("/loom/train");
@@ -166,9 +169,9 @@ async function fetchCurves(wanted) {
   } catch {
     return;
   }
-  for (const panel of panels) {
+  for (const panel of asking) {
     const id = executionIds(panel.node).find((each) => told[each]);
-    if (id && wanted(panel)) panel.adopt(told[id]);
+    if (id && panels.has(panel)) panel.adopt(told[id]);
   }
 }
 

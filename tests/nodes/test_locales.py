@@ -82,3 +82,12 @@ def test_a_language_names_every_node_and_nothing_that_is_not_there(language):
             r"[{}@|]", re.sub(r"\{'[{}@|]'\}", "", json.dumps(said["display_name"]))
         )
         assert not re.search(r"[{}@|]", re.sub(r"\{'[{}@|]'\}", "", said.get("description", "")))
+
+
+@pytest.mark.parametrize("language", ["en", *LANGUAGES])
+def test_no_tooltip_has_signs_that_mean_something_to_the_page(language):
+    """Older pages want them escaped, newer ones show the escapes: the text that the node declares is shown as it is."""
+    for node_id, said in read(language, "nodeDefs").items():
+        for part in ("inputs", "outputs"):
+            for name, each in said.get(part, {}).items():
+                assert not re.search(r"[{}@|]", each.get("tooltip", "")), (node_id, name)

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from playwright.sync_api import Locator, Page
-from test_page import load, workflow
+from test_page import load, settle, workflow
 
 STYLE, CHARACTER = "loom_toy_style.safetensors", "loom_toy_character.safetensors"
 STACK = "window.app.graph.nodes.find(node => node.type === 'LoomStack')"
@@ -36,7 +36,7 @@ def look_at_stack(page: Page) -> None:
         " view.offset = [120 - node.pos[0], 140 - node.pos[1]];"
         " window.app.canvas.setDirty(true, true); }"
     )
-    page.wait_for_timeout(400)
+    settle(page)
 
 
 def reload(page: Page) -> None:

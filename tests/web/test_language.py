@@ -8,7 +8,7 @@ from stack_page import open_rows
 from test_page import COMPLAINTS_WITHIN
 
 from tools.devkit.environment import ROOT
-from tools.devkit.pages import OUR_NODE, READY_LIMIT, opened
+from tools.devkit.pages import opened, wait_until_ready
 
 
 def words(language: str, name: str) -> dict:
@@ -22,21 +22,22 @@ def test_nodes_and_rows_speak_the_language_of_the_page(browser, client):
             said: list[str] = []
             page.on("console", lambda message: said.append(message.text))
             page.reload(wait_until="domcontentloaded")
+            wait_until_ready(page)
+            # The newer page fetches its languages after its nodes.
+            names = {id: each["display_name"] for id, each in words("de", "nodeDefs").items()}
             page.wait_for_function(
-                "node => window.app?.graph && window.LiteGraph?.registered_node_types[node]",
-                arg=OUR_NODE,
-                timeout=READY_LIMIT,
+                "([id, name]) => window.LiteGraph.createNode(id).title === name",
+                arg=next(iter(names.items())),
             )
             titles = page.evaluate(
-                "ids => ids.map((id) => window.LiteGraph.createNode(id).title)",
-                list(words("de", "nodeDefs")),
+                "ids => ids.map((id) => window.LiteGraph.createNode(id).title)", list(names)
             )
             open_rows(page, [{"lora": "loom_toy_style.safetensors", "model": 0.8}])
             page.wait_for_timeout(COMPLAINTS_WITHIN)
             add = page.locator(".loom-add").inner_text()
     finally:
         client.post("/settings", {"Comfy.Locale": "en"})
-    assert titles == [each["display_name"] for each in words("de", "nodeDefs").values()]
+    assert titles == list(names.values())
     assert add.strip() == words("de", "main")["loraLoom"]["add"]
     # What the page's own texts lack is not ours.
     assert [text for text in said if "ompilation error" in text] == []

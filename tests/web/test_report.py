@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_page import load, press_run, workflow
+from test_page import SETTLE, load, press_run, workflow
 
 WORKFLOW = "style_and_character"
 
@@ -31,6 +31,41 @@ def test_the_stack_says_under_itself_what_matched(page, client, save_screenshot)
     now, then = (json.loads(each[stack]["inputs"].pop("rows")) for each in (after, before))
     assert now["rows"] == then["rows"]
     assert after == before
+
+
+@pytest.mark.every_page
+def test_a_long_report_is_scrolled_and_does_not_make_the_node_a_tower(page):
+    """A node is as tall as twelve lines make it, and the wheel moves the text, not the canvas."""
+    load(page, workflow(WORKFLOW))
+    stack = "window.app.graph.nodes.find(node => node.type === 'LoomStack')"
+    before = page.evaluate(f"() => {stack}.size[1]")
+    text = "\n".join(f"line {number} of a report that goes on" for number in range(300))
+    page.evaluate(f"text => {stack}.onExecuted({{ text: [text] }})", text)
+    page.evaluate(
+        f"() => {{ const node = {stack}, view = window.app.canvas; view.ds.scale = 1;"
+        " view.ds.offset = [120 - node.pos[0], 140 - node.pos[1]]; view.setDirty(true, true); }"
+    )
+    report = page.locator(".loom-report", has_text="line 299").first
+    report.wait_for(state="visible")
+    page.wait_for_timeout(SETTLE)
+    assert report.bounding_box()["height"] <= 12 * 14
+    assert page.evaluate(f"() => {stack}.size[1]") <= before + 200
+    report.click()
+    page.mouse.wheel(0, 300)
+    page.wait_for_function("report => report.scrollTop > 0", arg=report.element_handle())
+    assert page.evaluate("() => window.app.canvas.ds.scale") == 1
+    report.press("End")
+    page.wait_for_function("report => report.scrollTop > 3000", arg=report.element_handle())
+
+
+@pytest.mark.parametrize("kind", ["LoomBlocks", "LoomSchedule", "LoomInterference", "LoomTrain"])
+def test_the_report_stands_below_the_editor(page, kind):
+    """In whatever order the page has loaded the scripts."""
+    names = page.evaluate(
+        "kind => window.LiteGraph.createNode(kind).widgets.map(widget => widget.name)", kind
+    )
+    assert names[-1] == "report"
+    assert names[-2] in ("block sliders", "schedule curve", "interference map", "training")
 
 
 def test_a_node_that_has_not_run_shows_nothing_and_keeps_its_values(page):

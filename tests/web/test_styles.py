@@ -21,6 +21,15 @@ def test_rows_and_editors_style_no_class_in_common():
     assert classes(EDITORS) & classes(ROWS) <= SHARED
 
 
+def test_every_rule_is_for_elements_of_this_pack_alone():
+    for path in sorted(WEB.glob("*.css")):
+        text = re.sub(r"/\*.*?\*/", "", path.read_text("utf-8"), flags=re.S)
+        rules = [each.strip() for each in re.findall(r"([^{}]+)\{", text)]
+        selectors = [each for rule in rules if not rule.startswith("@") for each in rule.split(",")]
+        assert len(selectors) > 10
+        assert [each for each in selectors if ".loom-" not in each] == [], path.name
+
+
 def test_every_value_that_a_sheet_asks_for_is_given_somewhere():
     sheets = "".join(path.read_text("utf-8") for path in sorted(WEB.glob("*.css")))
     scripts = "".join(path.read_text("utf-8") for path in sorted(WEB.glob("*.js")))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from editing import no_complaints_of_ours, node, open_prompt, show
 from PIL import Image
-from test_page import SETTLE, count_ends
+from test_page import SETTLE, count_ends, press_run
 
 from tools.toy_pictures import CHARACTER_SHAPE, GROUNDS, Picture, draw, placed_at_random
 
@@ -128,10 +128,44 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
+def test_hostile_captions_and_names_of_pictures_are_shown_as_words(page, client, tmp_path):
+    evil = "<img src=x onerror=window.loomHurt=1>"
+    captions = [evil, f"\u202e{evil}", "\U0001f600" * 2000, "x" * 1_000_000]
+    pictures(tmp_path)
+    for number, caption in enumerate(captions):
+        (tmp_path / f"{number}.txt").write_text(caption, "utf-8")
+    for ending in ("png", "txt"):
+        (tmp_path / f"9.{ending}").rename(tmp_path / f"{evil}.{ending}")
+    with no_complaints_of_ours(page):
+        open_prompt(page, {"2": prompt(tmp_path)["2"]}, "LoomDataset")
+        client.free()
+        assert press_run(page)["kind"] == "execution_success"
+        page.locator(".loom-report", has_text="11 pictures").wait_for(state="visible")
+    assert page.evaluate("() => window.loomHurt") is None
+    assert page.locator(".loom-report *").count() == 0
+
+
+def test_a_graph_that_is_opened_while_the_page_asks_gets_no_other_graphs_curve(fresh_page):
+    page, asked = fresh_page, []
+    open_prompt(page, prompt("x"), KIND)
+    page.route("**/loom/train", lambda route: asked.append(route))
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_function(f"() => window.app?.graph && {node(KIND)}", timeout=120_000)
+    while not asked:
+        page.wait_for_timeout(50)
+    open_prompt(page, prompt("another"), KIND)
+    number = str(page.evaluate(f"() => {node(KIND)}.id"))
+    curve = {"step": 3, "steps": 9, "loss": [[3, 0.1]], "validation": [], "samples": []}
+    asked[0].fulfill(json={number: curve})
+    page.wait_for_timeout(SETTLE)
+    assert page.locator(".loom-train").is_hidden()
+
+
 def test_a_real_run_outlives_a_reload_and_is_stopped_and_kept(fresh_page, client, tmp_path):
     page = fresh_page
     with no_complaints_of_ours(page):
         open_prompt(page, prompt(pictures(tmp_path), name=f"loom/{uuid.uuid4().hex}"), KIND)
+        assert page.locator(".loom-train").is_hidden()
         page.locator('[data-testid="queue-button"]:visible').first.click()
         page.locator(".loom-sample").first.wait_for(timeout=120_000)
         page.wait_for_function("() => document.querySelector('.loom-validation-dot')")

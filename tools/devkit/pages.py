@@ -50,11 +50,16 @@ def opened(browser: Browser, url: str, width: int = 1400, height: int = 900) -> 
     page = context.new_page()
     # Not "networkidle": the page keeps its websocket open.
     page.goto(url, wait_until="domcontentloaded", timeout=READY_LIMIT)
+    wait_until_ready(page)
+    yield page
+    context.close()
+
+
+def wait_until_ready(page: Page) -> None:
+    """Until the page has loaded the graph that it starts with: one that is loaded before would be replaced by it."""
     page.wait_for_function(
-        "node => window.app?.extensionManager && window.app.graph"
-        " && window.LiteGraph?.registered_node_types[node]",
+        "node => window.LiteGraph?.registered_node_types[node] && window.app?.graph?.nodes.length"
+        " && window.app.extensionManager?.workflow?.activeWorkflow",
         arg=OUR_NODE,
         timeout=READY_LIMIT,
     )
-    yield page
-    context.close()
