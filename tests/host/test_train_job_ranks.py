@@ -205,6 +205,7 @@ def another_model(job: Path) -> tuple[str, ...]:
         (changed, "data-00001.safetensors was changed (sha256"),
         (another_model, "is not the model that the job was written with: sha256"),
     ],
+    ids=["missing", "changed", "another model"],
 )
 def test_wrong_files_are_refused_by_every_rank_before_step_1(copied, fault, words):
     assert_refused(worker(copied, 2, *fault(copied)), copied, f"rank 0: .*{re.escape(words)}")
