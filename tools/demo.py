@@ -4,6 +4,9 @@ Started by `python dev.py demo`. It boots the real ComfyUI with the pack, queues
 workflows as they are, then the style and character one with both LoRAs off, each alone, and both, over many seeds.
 A rule-based reader (tools/toy_reader.py, which knows neither model nor LoRAs) says how often the style and the
 character are seen.
+
+Trainings take minutes: by default the one from ten pictures is cut to about a minute and the pair is not trained. With
+--train all run at full length, and a second sheet shows the style and the character that were trained just now.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ import copy
 import io
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
+from tools.demo_lessons import PAIR, RUN_LIMIT, SHORT_STEPS, cut, is_lesson, trained_file
 from tools.devkit.base_directory import TOY_WORKFLOWS, standard_base
 from tools.devkit.environment import ROOT, located
 from tools.devkit.host_client import HostClient
@@ -26,6 +31,7 @@ from tools.devkit.host_process import running_host
 from tools.make_workflows import EXAMPLES, WORKFLOWS
 from tools.toy_reader import Reading, read
 from tools.workflow_graph import api_prompt
+from tools.workflow_train import STEPS
 
 WANTED_WHEN_STACKED = 0.75
 SHOWN_SEEDS = 8
@@ -66,6 +72,18 @@ class Seen:
         return sum(reading.character for reading in self.readings) / len(self.readings)
 
 
+def with_files(prompt: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+    """The style and character workflow with other LoRA files, by the roles of its rows."""
+    changed = copy.deepcopy(prompt)
+    for node in changed.values():
+        if node["class_type"] == "LoomStack":
+            stack = json.loads(node["inputs"]["rows"])
+            for row in stack["rows"]:
+                row["lora"] = files[row["role"]]
+            node["inputs"]["rows"] = json.dumps(stack)
+    return changed
+
+
 def switched(prompt: dict[str, Any], condition: Condition, seed: int) -> dict[str, Any]:
     """The style and character workflow with its rows on or off and another seed."""
     changed = copy.deepcopy(prompt)
@@ -82,7 +100,7 @@ def switched(prompt: dict[str, Any], condition: Condition, seed: int) -> dict[st
 
 def picture_of(client: HostClient, prompt: dict[str, Any]) -> Image.Image:
     """Run a workflow and fetch its picture: what Save Image saved, else what another node did."""
-    finished = client.run(prompt, timeout=600)
+    finished = client.run(prompt, timeout=RUN_LIMIT)
     saver = next((key for key, node in prompt.items() if node["class_type"] == "SaveImage"), None)
     return fetched(client, finished.images(saver)[0])
 
@@ -170,22 +188,44 @@ def shrunk(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def run_examples(client: HostClient, out: Path) -> dict[str, dict[str, Any]]:
-    """Queue every toy workflow as it is, keep its picture; the prompts by name."""
+def run_examples(client: HostClient, out: Path, train: bool) -> dict[str, dict[str, Any]]:
+    """Queue the toy workflows, keep their pictures; the prompts by name. train: the lessons too, as they are."""
     info = client.object_info()
     prompts = {}
     for file in sorted(TOY_WORKFLOWS.glob("*.json")):
-        prompts[file.stem] = api_prompt(json.loads(file.read_text("utf-8")), info)
-        picture_of(client, prompts[file.stem]).save(out / f"{file.stem}.png")
-        print(f"  {file.stem}: {out.name}/{file.stem}.png")
+        name, prompt = file.stem, api_prompt(json.loads(file.read_text("utf-8")), info)
+        note = ""
+        if is_lesson(prompt) and not train:
+            if name in PAIR.values():
+                print(f"  {name}: left out, it takes minutes; --train runs it")
+                continue
+            prompt, note = cut(prompt), f" (cut to {SHORT_STEPS} of {STEPS} steps)"
+        started = time.monotonic()
+        picture_of(client, prompt).save(out / f"{name}.png")
+        prompts[name] = prompt
+        print(f"  {name}: {out.name}/{name}.png{note}, {time.monotonic() - started:.0f} s")
     return prompts
 
 
-def renew_pictures(out: Path) -> None:
-    """Write the committed pictures again: the examples' thumbnails and the sheet of the README."""
+def renew_pictures(out: Path, train: bool) -> None:
+    """Write the committed pictures again: the examples' thumbnails and the sheet of the README.
+
+    train: those of the training examples too, which the demo runs at full length only then.
+    """
     for name in WORKFLOWS:
+        if name.startswith("train_") and not train:
+            continue
         shrunk(Image.open(out / f"{name}.png")).save(EXAMPLES / f"{name}.jpg", quality=90)
     Image.open(out / "sheet.png").convert("RGB").save(ROOT / "docs" / "sheet.jpg", quality=88)
+
+
+def shown(client: HostClient, prompt: dict[str, Any], seeds: int, out: Path) -> list[Seen]:
+    """All conditions of the style and character workflow: the sheet at `out`, the rates in words."""
+    print(f'Style and character, prompt "{text_of(prompt)}":')
+    rows = [see(client, prompt, condition, seeds) for condition in CONDITIONS]
+    sheet(rows, text_of(prompt)).save(out)
+    print(f"\n{table(rows)}\n\nThe sheet: {os.path.relpath(out)}")
+    return rows
 
 
 def stacking_works(rows: list[Seen]) -> bool:
@@ -206,6 +246,11 @@ def main() -> int:
     parser.add_argument(
         "--renew", action="store_true", help="write thumbnails and README sheet again"
     )
+    parser.add_argument(
+        "--train",
+        action="store_true",
+        help="train at full length, style and character too, and make a second sheet with them (many minutes)",
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     environment = located()
@@ -214,15 +259,17 @@ def main() -> int:
     with running_host(environment, base) as host:
         client = HostClient(host.url)
         print("The example workflows on the toy model:")
-        prompts = run_examples(client, options.out)
+        prompts = run_examples(client, options.out, options.train)
         print(f"\n{sweep_table(client, prompts['strength_sweep'], options.out)}\n")
         prompt = prompts["style_and_character"]
-        print(f'Style and character, prompt "{text_of(prompt)}":')
-        rows = [see(client, prompt, condition, options.seeds) for condition in CONDITIONS]
-    sheet(rows, text_of(prompt)).save(options.out / "sheet.png")
-    print(f"\n{table(rows)}\n\nThe sheet: {os.path.relpath(options.out / 'sheet.png')}")
+        rows = shown(client, prompt, options.seeds, options.out / "sheet.png")
+        if options.train:
+            files = {role: trained_file(client, prompts[name]) for role, name in PAIR.items()}
+            print(f"\nThe same with what was trained here, {' and '.join(files.values())}:")
+            sheet_of_these = options.out / "sheet_trained.png"
+            shown(client, with_files(prompt, files), options.seeds, sheet_of_these)
     if options.renew:
-        renew_pictures(options.out)
+        renew_pictures(options.out, options.train)
     if not stacking_works(rows):
         print(
             f"Stacking does not work here: both should be seen in {WANTED_WHEN_STACKED:.0%} or more."

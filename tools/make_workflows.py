@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import workflow_explore, workflow_live
+from tools import toy_datasets, workflow_explore, workflow_live, workflow_merge, workflow_train
 from tools import workflow_parts as parts
 from tools.workflow_graph import Graph
-from tools.workflow_parts import Models
+from tools.workflow_parts import Lesson, Models
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "example_workflows"
@@ -51,6 +51,27 @@ PUBLISHED = Models(
     negative="low quality, blurry, text, watermark",
     size=512,
     where="The LoRAs are examples for SD1.5: MoXin (ink style) and Blindbox (chibi character). Choose your own.",
+    style_lesson=Lesson(
+        "my_drawings",
+        "ohwx",
+        "ohwx illustration of {caption}",
+        512,
+        "ohwx illustration of a fox under a pine tree",
+    ),
+    character_lesson=Lesson(
+        "my_portraits",
+        "sks_leah",
+        "sks_leah woman {caption}",
+        512,
+        "sks_leah woman reading in a train",
+    ),
+    ten_lesson=Lesson(
+        "my_ten_pictures", "sks_mug", "sks_mug mug {caption}", 512, "sks_mug mug on a beach"
+    ),
+    ten_and_style_prompt="shuimobysim, sks_mug mug on a table, misty mountains",
+    trained_style=f"{workflow_train.STYLE_FILE}.safetensors",
+    trained_character=f"{workflow_train.CHARACTER_FILE}.safetensors",
+    trained_prompt="ohwx illustration of sks_leah on a rainy street",
 )
 
 TOY = Models(
@@ -64,6 +85,17 @@ TOY = Models(
     negative="",
     size=256,
     where="The toy model and its LoRAs are bundled with the sources of LoRA Loom.",
+    style_lesson=Lesson(
+        toy_datasets.DRAWINGS, "ohwx", "ohwx {caption}", 256, "ohwx red circle on a dark ground"
+    ),
+    character_lesson=Lesson(
+        toy_datasets.PORTRAITS, "zwx", "zwx {caption}", 256, "zwx on a dark ground"
+    ),
+    ten_lesson=Lesson(toy_datasets.TEN, "zwx", "zwx {caption}", 256, "zwx on a dark ground"),
+    ten_and_style_prompt="ohwx zwx on a dark ground",
+    trained_style="loom_toy_style.safetensors",
+    trained_character="loom_toy_character.safetensors",
+    trained_prompt="ohwx zwx on a dark ground",
 )
 
 
@@ -210,26 +242,6 @@ def scheduled_style(models: Models) -> Graph:
     )
 
 
-def merge_and_save(models: Models) -> Graph:
-    """The pair merged into one LoRA, made smaller, saved, and used."""
-    graph = Graph()
-    checkpoint = parts.checkpoint(graph, models)
-    stack = parts.stack(graph, models, None, None)
-    merged = parts.merge(graph, checkpoint, (stack, 2))
-    graph.add("PreviewImage", (860, 640), (360, 300), [], [("images", "IMAGE", (merged, 2))])
-    saved = parts.resize_and_save(graph, (merged, 0))
-    used = parts.in_memory(graph, checkpoint, (saved, 2), 1660)
-    return parts.ending(
-        graph,
-        models,
-        (used, checkpoint),
-        models.both_prompt,
-        "loom/merge_and_save",
-        "## Merge and save\nThe certificate says what every layer kept.",
-        left=2040,
-    )
-
-
 def share_a_workflow(models: Models) -> Graph:
     """The pair, what a friend needs to run it, and the index by which renamed files are found."""
     graph = Graph()
@@ -267,12 +279,20 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "scheduled_style": scheduled_style,
     "lora_switch": workflow_live.lora_switch,
     "character_on_the_left": workflow_live.character_on_the_left,
-    "merge_and_save": merge_and_save,
+    "merge_and_save": workflow_merge.merge_and_save,
+    "merge_by_block": workflow_merge.merge_by_block,
+    "merge_methods": workflow_explore.merge_methods,
+    "resize": workflow_merge.resize,
     "share_a_workflow": share_a_workflow,
     "strength_sweep": workflow_explore.strength_sweep,
     "block_effect_map": workflow_explore.block_effect_map,
     "balance": workflow_explore.balance,
     "extract": workflow_explore.extract,
+    "train_from_ten": workflow_train.train_from_ten,
+    "train_then_stack": workflow_train.train_then_stack,
+    "train_style": workflow_train.train_style,
+    "train_character": workflow_train.train_character,
+    "trained_pair": workflow_train.trained_pair,
 }
 
 

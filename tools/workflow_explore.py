@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lora_core.merge.methods import METHODS
 from tools import workflow_parts as parts
 from tools.workflow_graph import Graph
 from tools.workflow_parts import Models
@@ -15,11 +16,53 @@ def strength_sweep(models: Models) -> Graph:
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
     axes = ["strength", 1, 0.0, 1.0, 0.1, "", "strength", 2, 0.0, 1.0, 0.1, "0.5, 0.9"]
+    return swept(
+        graph,
+        models,
+        (stack, checkpoint),
+        axes,
+        models.both_prompt,
+        "loom/strength_sweep",
+        "## Strength sweep\nStyle from 0 to 1 across, character down: 22 pictures on one sheet.",
+    )
+
+
+def merge_methods(models: Models) -> Graph:
+    """The pair as it is, and merged into one LoRA by each method that needs nothing but the rows."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    stack = parts.stack(graph, models, None, None)
+    names = ", ".join(name for name in METHODS if name != "blockwise")
+    axes = ["merge method", 1, 0.0, 1.0, 0.1, names, "none", 2, 0.0, 1.0, 0.1, ""]
+    return swept(
+        graph,
+        models,
+        (stack, checkpoint),
+        axes,
+        models.both_prompt,
+        "loom/merge_methods",
+        "## Merge methods\nThe stack, and one LoRA of it by each method, same prompt and seed.",
+    )
+
+
+def swept(
+    graph: Graph,
+    models: Models,
+    source: tuple[int, int],
+    axes: list[Any],
+    prompt: str,
+    prefix: str,
+    note: str,
+) -> Graph:
+    """A sweep of a stack, its pictures on one sheet, and the words that explain the graph.
+
+    source: the LoomStack and the checkpoint. axes: the widgets of x and y, six each.
+    """
+    stack, checkpoint = source
     sweep = _sweep_node(graph, checkpoint, (stack, 2), axes)
     loaded = (sweep, 0), (sweep, 1), (checkpoint, 2)
-    _, decoded = parts.sampled(graph, models, loaded, models.both_prompt, 1240)
-    _sweep_grid_node(graph, decoded, sweep, 192, "loom/strength_sweep", 1960)
-    note = "## Strength sweep\nStyle from 0 to 1 across, character down: 22 pictures on one sheet."
+    _, decoded = parts.sampled(graph, models, loaded, prompt, 1240)
+    _sweep_grid_node(graph, decoded, sweep, 192, prefix, 1960)
     graph.note((40, 280), (340, 160), f"{note} {models.where}")
     return graph
 

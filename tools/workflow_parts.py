@@ -10,8 +10,19 @@ from tools.workflow_graph import Graph
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a training example learns from: a folder of inputs with captions, and how the result is asked for."""
+
+    folder: str
+    trigger: str
+    template: str
+    resolution: int
+    prompt: str
+
+
+@dataclass(frozen=True)
 class Models:
-    """All in which an example and its twin may differ: names of models, the words they know, picture size."""
+    """All in which an example and its twin may differ: names of models, the words they know, picture size, lessons."""
 
     checkpoint: str
     checkpoint_source: dict[str, Any]
@@ -23,6 +34,13 @@ class Models:
     negative: str
     size: int
     where: str
+    style_lesson: Lesson
+    character_lesson: Lesson
+    ten_lesson: Lesson
+    ten_and_style_prompt: str
+    trained_style: str
+    trained_character: str
+    trained_prompt: str
 
 
 def checkpoint(graph: Graph, models: Models) -> int:
@@ -77,11 +95,7 @@ def stack(
     clip: tuple[int, int] | None,
     mode: str = "auto",
 ) -> int:
-    rows = [
-        {"lora": models.style, "model": 0.8, "clip": 0.8, "on": True, "role": "style"},
-        {"lora": models.character, "model": 0.9, "clip": 0.9, "on": True, "role": "character"},
-    ]
-    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    rows = [_row(models.style, 0.8, "style"), _row(models.character, 0.9, "character")]
     return graph.add(
         "LoomStack",
         (420, 120),
@@ -93,7 +107,36 @@ def stack(
             ("lora_stack", "LORA_STACK", None),
             ("lora_model", "LORA_MODEL", None),
         ],
-        [f'{{"version": 1, "rows": [\n  {lines}\n]}}', 1.0, 1.0, "auto", mode],
+        [_rows(rows), 1.0, 1.0, "auto", mode],
+    )
+
+
+def _row(name: str, strength: float, role: str) -> dict[str, Any]:
+    return {"lora": name, "model": strength, "clip": strength, "on": True, "role": role}
+
+
+def _rows(rows: list[dict[str, Any]]) -> str:
+    """The rows widget, one line a row."""
+    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    return f'{{"version": 1, "rows": [\n  {lines}\n]}}'
+
+
+def with_trained(
+    graph: Graph, checkpoint: int, lora: tuple[int, int], style: str, left: int
+) -> int:
+    """A LORA_MODEL at 0.9 and a style file at 0.8, on the checkpoint."""
+    return graph.add(
+        "LoomStack",
+        (left, 120),
+        (400, 420),
+        STACK_OUTPUTS,
+        [
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+            ("lora_stack", "LORA_STACK", None),
+            ("lora_model", "LORA_MODEL", lora),
+        ],
+        [_rows([_row(style, 0.8, "style")]), 0.9, 0.9, "auto", "auto"],
     )
 
 
@@ -238,75 +281,3 @@ def ending(
     picture(graph, models, (node, 0), (node, 1), (checkpoint, 2), prompt, prefix, left)
     graph.note((40, 280), (340, 160), f"{note} {models.where}")
     return graph
-
-
-def merge(graph: Graph, checkpoint: int, stack: tuple[int, int]) -> int:
-    return graph.add(
-        "LoomMerge",
-        (860, 120),
-        (360, 480),
-        [
-            ("LORA_MODEL", "LORA_MODEL"),
-            ("report", "STRING"),
-            ("chart", "IMAGE"),
-            ("certificate", "STRING"),
-        ],
-        [
-            ("lora_stack", "LORA_STACK", stack),
-            ("lora_model_1", "LORA_MODEL", None),
-            ("lora_model_2", "LORA_MODEL", None),
-            ("model", "MODEL", (checkpoint, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
-        ],
-        [
-            "svd",
-            "energy",
-            32,
-            0.999,
-            20.0,
-            100.0,
-            "auto",
-            1.0,
-            1.0,
-            "",
-            0.5,
-            0.1,
-            0.01,
-            1.0,
-            False,
-            0,
-        ],
-    )
-
-
-def resize_and_save(graph: Graph, lora: tuple[int, int]) -> int:
-    """The LoRA at a smaller rank, written in kohya's naming."""
-    resized = graph.add(
-        "LoomResize",
-        (1260, 120),
-        (360, 300),
-        [
-            ("LORA_MODEL", "LORA_MODEL"),
-            ("report", "STRING"),
-            ("chart", "IMAGE"),
-            ("certificate", "STRING"),
-        ],
-        [("lora_model", "LORA_MODEL", lora)],
-        ["[the LORA_MODEL input]", "energy", 32, 0.99, 20.0, 100.0, "auto"],
-    )
-    return graph.add(
-        "LoomSave",
-        (1260, 480),
-        (360, 420),
-        [("lora_name", "STRING"), ("report", "STRING"), ("LORA_MODEL", "LORA_MODEL")],
-        [
-            ("lora_model", "LORA_MODEL", (resized, 0)),
-            ("model", "MODEL", None),
-            ("clip", "CLIP", None),
-            ("lora_stack", "LORA_STACK", None),
-        ],
-        [
-            "loom/style_and_character", "kohya", "fp16", "overwrite", "[the LORA_MODEL input]",
-            "Style and character", "", "", "output/loras", 1,
-        ],
-    )  # fmt: skip

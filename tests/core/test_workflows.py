@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from lora_core.merge.methods import METHODS
+from tools import toy_datasets
 from tools.make_workflows import EXAMPLES, PUBLISHED, TOY, TWINS, WORKFLOWS, written
 
 # (node type, index among its widgets) of all that may differ.
@@ -17,6 +19,11 @@ MAY_DIFFER = {
     ("LoomLoader", 0),
     ("LoomInspect", 0),
     ("LoomTags", 0),
+    ("LoomResize", 0),
+    ("LoomDataset", 0),
+    ("LoomDataset", 1),
+    ("LoomDataset", 2),
+    ("LoomDataset", 3),
     ("CLIPTextEncode", 0),
     ("EmptyLatentImage", 0),
     ("EmptyLatentImage", 1),
@@ -59,6 +66,11 @@ def test_every_file_comes_from_the_tool_and_every_example_has_a_thumbnail():
     assert {path.stem for path in EXAMPLES.glob("*.jpg")} == set(WORKFLOWS)
 
 
+def test_every_example_is_listed_in_the_docs_with_what_to_learn():
+    text = (EXAMPLES.parent / "docs" / "examples.md").read_text("utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)` \| .", text, re.MULTILINE)) == sorted(WORKFLOWS)
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_links_join_outputs_and_inputs_that_exist(name):
     workflow = read(EXAMPLES / f"{name}.json")
@@ -94,11 +106,51 @@ def test_a_loader_names_where_its_lora_comes_from_and_no_other_node_does(name):
             assert sources == []
 
 
-# Nodes whose example is still to come: training in the demo.
-AWAITED = {"LoomDataset", "LoomTrain", "LoomTrainSettings"}
-
-
 def test_every_node_of_the_pack_is_used_by_an_example():
     frozen = read(Path(__file__).parents[1] / "nodes" / "frozen_api.json")
     used = {node["type"] for name in WORKFLOWS for node in read(EXAMPLES / f"{name}.json")["nodes"]}
-    assert set(frozen) - used == AWAITED
+    assert set(frozen) - used == set()
+
+
+def test_every_merge_method_is_used_by_an_example():
+    nodes = [node for name in WORKFLOWS for node in read(EXAMPLES / f"{name}.json")["nodes"]]
+    merged = {node["widgets_values"][0] for node in nodes if node["type"] == "LoomMerge"}
+    for node in nodes:
+        if node["type"] == "LoomSweep" and node["widgets_values"][0] == "merge method":
+            merged |= set(node["widgets_values"][5].split(", "))
+    assert set(METHODS) - merged == set()
+
+
+# The glossary's own pair: what they are learned from, and for how long.
+@pytest.mark.parametrize(
+    ("name", "caption", "drawn"),
+    [
+        ("train_style", "ohwx illustration of {caption}", toy_datasets.drawings),
+        ("train_character", "sks_leah woman {caption}", toy_datasets.portraits),
+    ],
+)
+def test_the_pair_is_trained_for_1500_steps_on_25_drawings_and_20_portraits(name, caption, drawn):
+    for folder in (EXAMPLES, TWINS):
+        assert widgets_of(folder / f"{name}.json", "LoomTrainSettings")[0] == 1500
+    assert widgets_of(EXAMPLES / f"{name}.json", "LoomDataset")[2] == caption
+    assert len(drawn()) == {"train_style": 25, "train_character": 20}[name]
+
+
+def test_the_pictures_of_the_toy_lessons_are_drawn_with_a_caption_each_and_always_the_same(
+    tmp_path,
+):
+    toy_datasets.write_all(tmp_path / "one")
+    toy_datasets.write_all(tmp_path / "other")
+    for folder, count in (
+        (toy_datasets.DRAWINGS, 25), (toy_datasets.PORTRAITS, 20), (toy_datasets.TEN, 10),
+    ):  # fmt: skip
+        files = sorted(path.name for path in (tmp_path / "one" / folder).iterdir())
+        assert files == [f"{n:02}.{end}" for n in range(1, count + 1) for end in ("png", "txt")]
+        for file in files:
+            here, there = (tmp_path / which / folder / file for which in ("one", "other"))
+            assert here.read_bytes() == there.read_bytes()
+
+
+def widgets_of(path: Path, kind: str) -> list[Any]:
+    (node,) = [node for node in read(path)["nodes"] if node["type"] == kind]
+    return node["widgets_values"]

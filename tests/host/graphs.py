@@ -19,12 +19,20 @@ STYLE, CHARACTER = "loom_toy_style.safetensors", "loom_toy_character.safetensors
 Prompt = dict[str, Any]
 
 
+def whole_twin(client: HostClient, name: str) -> Prompt:
+    """A toy workflow as the page would send it."""
+    workflow = json.loads((TWINS / f"{name}.json").read_text("utf-8"))
+    return api_prompt(workflow, client.object_info())
+
+
 def twin(client: HostClient, name: str, steps: int = 4, size: int = 128) -> Prompt:
-    """A toy workflow as the page would send it, made quick."""
-    prompt = api_prompt(
-        json.loads((TWINS / f"{name}.json").read_text("utf-8")), client.object_info()
-    )
+    """The same made quick: fewer steps, smaller pictures; a training too has a few steps instead of its 1,500."""
+    prompt = whole_twin(client, name)
     for node in prompt.values():
+        if node["class_type"] == "LoomTrainSettings":
+            node["inputs"] |= {"steps": steps, "sample_every": -1}
+        if node["class_type"] == "LoomDataset":
+            node["inputs"]["resolution"] = size
         if node["class_type"] == "KSampler":
             node["inputs"]["steps"] = steps
         if node["class_type"] == "EmptyLatentImage":

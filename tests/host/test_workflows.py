@@ -3,29 +3,103 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from graphs import CHARACTER, STYLE, TWINS, only, pixels, twin, with_rows
+from graphs import CHARACTER, STYLE, TWINS, only, pixels, twin, whole_twin, with_rows
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tools.demo_lessons import cut, is_lesson, trained_file
+from tools.devkit.environment import ROOT
 from tools.devkit.host_client import PromptFailed
+from tools.toy_reader import read
+from tools.workflow_graph import api_prompt
+
+EXAMPLES = ROOT / "example_workflows"
 
 # What they save first is a sheet or a chart.
-SHEETS = {"strength_sweep", "block_effect_map"}
+SHEETS = {"strength_sweep", "block_effect_map", "merge_methods", "trained_pair"}
+# The trainings that take minutes, and what their picture is to show.
+LESSONS = {
+    "train_style": {"style"},
+    "train_character": {"character"},
+    "train_from_ten": {"character"},
+}
 ROWS = [{"lora": STYLE, "model": 0.8}, {"lora": CHARACTER, "model": 0.9}]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in TWINS.glob("*.json")))
-def test_every_toy_workflow_runs_and_saves_a_picture(client, name):
+def test_every_toy_workflow_cut_to_a_few_steps_runs_and_saves_a_picture(client, name):
+    """Trainings are cut like samplings; at their 1,500 steps they run in the next test, with LOOM_FULL."""
     picture = pixels(client, twin(client, name))
     if name in SHEETS:
         assert picture.shape[1] > 700
     else:
         assert picture.shape == (128, 128, 3)
     assert picture.std() > 1
+
+
+@pytest.mark.skipif(not os.environ.get("LOOM_FULL"), reason="minutes each; LOOM_FULL=1 runs them")
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_training_example_at_its_full_1500_steps_shows_what_it_learned(client, name):
+    finished = client.run(whole_twin(client, name), timeout=3600)
+    (view,) = [one for one in finished.images() if one["filename"].startswith(name)]
+    seen = read(Image.open(io.BytesIO(client.fetch_image(view))))
+    assert {what for what in ("style", "character") if getattr(seen, what)} == LESSONS[name]
+
+
+def test_what_the_demo_cuts_of_a_training_is_its_length_and_the_pictures_in_between(client):
+    whole = whole_twin(client, "train_from_ten")
+    short = cut(whole, 7)
+    changed = {
+        (node["class_type"], name): short[key]["inputs"][name]
+        for key, node in whole.items()
+        for name, value in node["inputs"].items()
+        if short[key]["inputs"][name] != value
+    }
+    assert changed == {
+        ("LoomTrainSettings", "steps"): 7,
+        ("LoomTrainSettings", "sample_every"): -1,
+    }
+    assert is_lesson(whole)
+    assert not is_lesson(whole_twin(client, "style_and_character"))
+
+
+def test_a_finished_training_names_its_file_in_the_loras_list_and_is_given_back_under_the_same(
+    client,
+):
+    lesson = twin(client, "train_from_ten")
+    name = trained_file(client, lesson)
+    assert name in client.get("/models/loras")
+    assert trained_file(client, lesson) == name
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.json")))
+def test_an_example_for_published_models_holds_values_that_its_nodes_take(client, name):
+    """All but names of models and folders, which are the user's own."""
+    info = client.object_info()
+    workflow = json.loads((EXAMPLES / f"{name}.json").read_text("utf-8"))
+    for node in api_prompt(workflow, info).values():
+        about = info[node["class_type"]]["input"]
+        declared = {**about["required"], **about.get("optional", {})}
+        for key, value in node["inputs"].items():
+            if isinstance(value, list) or key in {"ckpt_name", "lora_name"}:
+                continue
+            kind, *rest = declared[key]
+            options = rest[0] if rest else {}
+            choices = kind if isinstance(kind, list) else options.get("options")
+            if choices is not None:
+                assert value in choices, (node["class_type"], key)
+            elif kind in ("INT", "FLOAT"):
+                assert options["min"] <= value <= options["max"], (node["class_type"], key)
+            else:
+                assert type(value) is (bool if kind == "BOOLEAN" else str), key
 
 
 def test_each_lora_and_both_together_change_the_picture(client):

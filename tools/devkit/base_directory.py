@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.devkit.environment import ROOT
+from tools.devkit.environment import ROOT, child_variables, located
 
 PACK_FOLDER = "lora-loom"
 TOY_PACK_FOLDER = "loom_toy_pack"
@@ -47,14 +48,22 @@ def prepare_base(
 
 
 def standard_base(base: Path, settings: Mapping[str, object] = SETTINGS) -> Path:
-    """`prepare_base` with this pack, the toy pack, the toy models and the toy workflows."""
+    """`prepare_base` with this pack, the toy pack, the toy models and workflows, and the pictures that they train on."""
     packs = {PACK_FOLDER: ROOT, TOY_PACK_FOLDER: ROOT / "tools" / "toy_pack"}
     prepare_base(base, packs, settings)
     _link_all(TOY_MODEL, base / "models" / "checkpoints")
     _link_all(TOY_MODEL / "loras", base / "models" / "loras")
     for file in sorted(TOY_WORKFLOWS.glob("*.json")):
         shutil.copyfile(file, base / "user" / "default" / "workflows" / file.name)
+    _draw_pictures(base / "input")
     return base
+
+
+def _draw_pictures(inputs: Path) -> None:
+    """By the environment's interpreter: the one that runs dev.py may have nothing to draw with."""
+    environment = located()
+    command = [str(environment.python), "-m", "tools.toy_datasets", str(inputs.resolve())]
+    subprocess.run(command, cwd=ROOT, env=child_variables(environment), check=True)
 
 
 def _link_all(source: Path, folder: Path) -> None:
