@@ -9,6 +9,7 @@ from editing import (
     drag,
     module,
     no_complaints_of_ours,
+    node,
     open_on,
     saved,
     sent,
@@ -206,6 +207,23 @@ def test_steps_stay_steps_and_keyframes_stay_in_order(page):
     page.get_by_label("Strength of the chosen keyframe").fill("no number")
     page.keyboard.press("Enter")
     assert value(page, KIND, "schedule") == "0@1,1@2"
+
+
+def test_a_schedule_that_comes_by_a_link_locks_the_curve(page):
+    open_on(page, WORKFLOW, KIND)
+    set_value(page, KIND, "schedule", "0@0,1@0.5")
+    page.evaluate(
+        "() => { const text = window.LiteGraph.createNode('PrimitiveStringMultiline');"
+        " window.app.graph.add(text);"
+        f" const target = {node(KIND)};"
+        " text.connect(0, target, target.inputs.findIndex(input => input.name === 'schedule')); }"
+    )
+    page.locator(".loom-schedule .loom-note", has_text="by a link").wait_for(state="attached")
+    page.locator(".loom-keyframe").nth(1).focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Delete")
+    assert value(page, KIND, "schedule") == "0@0,1@0.5"
+    assert page.get_by_label("Begin with a preset").is_disabled()
 
 
 def test_a_text_that_is_no_schedule_is_said_and_left_alone(page):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from editing import no_complaints_of_ours, node, open_prompt, show
-from test_page import press_run
+from test_page import press_run, settle
 
 STYLE = "loom_toy_style_careless.safetensors"
 CHARACTER = "loom_toy_character_careless.safetensors"
@@ -66,7 +66,7 @@ def told_grid(page, grid: list, told: dict) -> None:
         f"output => {node('LoomSweepGrid')}.onExecuted(output)",
         {"loom_grid": grid, "loom_sweep": [told]},
     )
-    page.wait_for_timeout(600)
+    settle(page)
 
 
 def test_the_viewer_shows_every_picture_under_its_labels(page, client, save_screenshot):
@@ -75,7 +75,7 @@ def test_the_viewer_shows_every_picture_under_its_labels(page, client, save_scre
             "() => fetch('/userdata/workflows%2Fstrength_sweep.json').then(answer => answer.json())"
             ".then(graph => window.app.loadGraphData(graph))"
         )
-        page.wait_for_timeout(1500)
+        settle(page)
         page.evaluate(
             "() => { for (const node of window.app.graph.nodes) for (const widget of node.widgets ?? [])"
             " { if (node.type === 'KSampler' && widget.name === 'steps') widget.value = 2;"
@@ -88,7 +88,6 @@ def test_the_viewer_shows_every_picture_under_its_labels(page, client, save_scre
         outputs = client.history(end["prompt_id"])["outputs"].values()
         (told,) = [output for output in outputs if "loom_grid" in output]
         show(page, "LoomSweepGrid")
-        page.wait_for_timeout(1500)
         save_screenshot(page, "sweep-viewer")
         assert page.locator(".loom-cell").count() == len(told["loom_grid"])
         labels = page.locator(".loom-sweep-table thead th[scope=col]").all_inner_texts()
