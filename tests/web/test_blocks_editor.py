@@ -20,7 +20,7 @@ from editing import (
     wait_for_value,
     with_values,
 )
-from test_page import load, press_run, workflow
+from test_page import load, press_run, settle, workflow
 
 from lora_core.analysis.block_page import block_names, editor_tables
 from lora_core.stack.blockpresets import BUILT_IN
@@ -99,6 +99,11 @@ def track(page, name: str):
     return page.locator(f".loom-track[aria-label='{name}']")
 
 
+def energy_bar(page, name: str) -> float:
+    """How wide the bar behind a slider is, which tells the block's share of the energy."""
+    return track(page, name).locator(".loom-energy").evaluate("bar => bar.offsetWidth")
+
+
 @pytest.mark.every_page
 def test_dragged_typed_and_moved_by_keys_it_sends_what_typing_the_text_sends(
     page, client, save_screenshot
@@ -111,6 +116,9 @@ def test_dragged_typed_and_moved_by_keys_it_sends_what_typing_the_text_sends(
         page.wait_for_function(f"() => {node(KIND)}.properties.loom_blocks?.includes('IN00-IN05')")
         assert page.locator(".loom-track").count() == 18  # 16 blocks and names, 2 groups
         show(page, KIND)
+        bars = {name: energy_bar(page, name) for name in ("IN01", "OUT04", "OUT05")}
+        assert bars["OUT04"] > bars["OUT05"] > bars["IN01"] > 0
+        assert energy_bar(page, "IN00") == 0
         box = track(page, "OUT04").bounding_box()
         drag(page, track(page, "OUT04"), -box["width"] / 4)
         assert value(page, KIND, "blocks") == "OUT04=0.5"
@@ -190,6 +198,28 @@ def test_all_57_blocks_of_flux_are_there_before_any_run(page, save_screenshot):
     assert track(page, "S37").get_attribute("aria-valuenow") == "2"
 
 
+def test_the_blocks_of_sd15_are_grouped_and_labelled_by_the_models_own_names(page):
+    open_on(page, WORKFLOW, KIND)
+    set_value(page, KIND, "blocks", "")
+    page.locator(".loom-family").select_option(label="SD1.5, 16 blocks")
+    groups = page.locator(".loom-group-name")
+    groups.nth(3).wait_for()
+    assert [" ".join(text.split()) for text in groups.all_inner_texts()] == [
+        "outside the blocks",
+        "IN input",
+        "M middle",
+        "OUT output",
+    ]
+    inputs = [f"IN{number:02}" for number in (1, 2, 4, 5, 7, 8)]
+    outputs = [f"OUT{number:02}" for number in range(3, 12)]
+    # BASE and the 16 blocks are the 17 of the LBW vectors; TE is the text encoder.
+    for name in ("BASE", "TE", *inputs, "M00", *outputs):
+        assert track(page, name).count() == 1, name
+    set_value(page, KIND, "blocks", "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0")
+    shown = [track(page, name).get_attribute("aria-valuenow") for name in (*inputs, "M00")]
+    assert shown == ["0", "0", "0", "1", "1", "1", "1"]
+
+
 def test_text_that_comes_by_a_link_locks_the_sliders(page):
     open_on(page, WORKFLOW, KIND)
     set_value(page, KIND, "blocks", "IN04=0.5")
@@ -218,7 +248,7 @@ def test_a_copy_has_sliders_of_its_own_and_works_inside_a_subgraph(page):
         # A widget out of sight takes no focus, and a paste lands where the pointer last was.
         " copy.pos = [one.pos[0] + one.size[0] + 40, one.pos[1]]; view.setDirty(true, true); }"
     )
-    page.wait_for_timeout(600)
+    settle(page)
     texts = (
         f"() => window.app.graph.nodes.filter(node => node.type === '{KIND}')"
         ".map(node => node.widgets.find(w => w.name === 'blocks').value)"
@@ -234,12 +264,12 @@ def test_a_copy_has_sliders_of_its_own_and_works_inside_a_subgraph(page):
         " const { subgraph } = window.app.graph.convertToSubgraph(new Set([one]));"
         " window.app.canvas.setGraph(subgraph); }"
     )
-    page.wait_for_timeout(1000)
+    settle(page)
     page.evaluate(
         "() => { const view = window.app.canvas, one = view.graph.nodes[0]; view.ds.scale = 1;"
         " view.ds.offset = [330 - one.pos[0], 90 - one.pos[1]]; view.setDirty(true, true); }"
     )
-    page.wait_for_timeout(600)
+    settle(page)
     inside = "() => window.app.canvas.graph.nodes[0].widgets.find(w => w.name === 'blocks').value"
     before = page.evaluate(inside)
     shown = track(page, "OUT03").locator("visible=true")

@@ -23,7 +23,7 @@ def test_nodes_and_rows_speak_the_language_of_the_page(browser, client):
             page.on("console", lambda message: said.append(message.text))
             page.reload(wait_until="domcontentloaded")
             wait_until_ready(page)
-            # The newer page fetches its languages after its nodes.
+            # Open: on a busy machine the newer page names its nodes before its languages have come, and keeps the names.
             names = {id: each["display_name"] for id, each in words("de", "nodeDefs").items()}
             page.wait_for_function(
                 "([id, name]) => window.LiteGraph.createNode(id).title === name",

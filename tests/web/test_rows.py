@@ -26,7 +26,7 @@ from stack_page import (
     text_of,
     wait_for,
 )
-from test_page import complaints, press_run
+from test_page import complaints, press_run, settle
 
 EMPTY = '{"version": 1, "rows": []}'
 TWO = [{"lora": STYLE, "model": 0.8}, {"lora": CHARACTER, "model": 0.9}]
@@ -123,7 +123,7 @@ def test_the_wheel_leaves_a_strength_that_slid_under_a_still_pointer(page):
         "() => { window.app.canvas.ds.offset[1] += 300; window.app.canvas.setDirty(true, true); }"
     )
     page.mouse.move(x, y)
-    page.wait_for_timeout(300)
+    settle(page)
     look_at_stack(page)
     page.mouse.wheel(0, 100)
     page.wait_for_timeout(600)
@@ -137,8 +137,13 @@ def test_clip_goes_its_own_way_and_comes_back(page):
     row(page, 0).get_by_role("spinbutton", name="Clip strength").focus()
     page.keyboard.press("ArrowDown")
     assert rows_of(page)[0] == {"lora": STYLE, "model": 0.8, "clip": 0.7}
+    drag(page, row(page, 0).get_by_role("spinbutton", name="Clip strength"), -30, 0)
+    drag(page, row(page, 0).get_by_role("spinbutton", name="Model strength"), 10, 0)
+    assert rows_of(page)[0] == {"lora": STYLE, "model": 0.9, "clip": 0.4}
+    drag(page, strength(page, 1), -40, 0)
+    assert rows_of(page)[1] == {"lora": CHARACTER, "model": 0.5}
     row(page, 0).get_by_role("button", name="One strength for model and clip").click()
-    assert rows_of(page) == TWO
+    assert rows_of(page)[0] == {"lora": STYLE, "model": 0.9}
 
 
 @pytest.mark.every_page
@@ -175,15 +180,19 @@ def test_rows_are_switched_duplicated_and_removed(page):
     assert rows_of(page) == TWO
     # The key is the row's: the canvas must not take it for the node.
     assert page.evaluate("() => window.app.graph.nodes.length") == nodes
+    row(page, 1).get_by_role("button", name="Role, blocks and words").click()
+    row(page, 1).get_by_role("button", name="Duplicate").click()
+    assert rows_of(page) == [STYLE_ROW, CHAR_ROW, CHAR_ROW]
+    row(page, 1).get_by_role("button", name="Remove").click()
+    assert rows_of(page) == TWO
 
 
 @pytest.mark.every_page
 def test_the_node_grows_and_shrinks_with_its_rows(page):
     open_rows(page, TWO)
-    page.wait_for_timeout(500)
 
     def height() -> float:
-        page.wait_for_timeout(600)
+        settle(page)
         return page.evaluate(f"() => {STACK}.size[1]")
 
     before = height()
@@ -201,16 +210,21 @@ def test_the_node_grows_and_shrinks_with_its_rows(page):
 @pytest.mark.every_page
 def test_undo_and_redo_are_those_of_the_page(page):
     open_rows(page, TWO)
+    # The page remembers a graph that it has opened a moment later, as what undo goes back to.
+    page.wait_for_function(
+        "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.activeState.nodes"
+        f".some(node => node.type === 'LoomStack' && node.widgets_values[0] === {ROWS}.value)"
+    )
     row(page, 0).locator(".loom-name").focus()
     page.keyboard.press("Control+d")
     page.wait_for_timeout(500)
     page.evaluate("() => document.activeElement.blur()")
     page.keyboard.press("Control+z")
-    page.wait_for_timeout(1500)
+    wait_for(page, "(JSON.parse(text).rows ?? JSON.parse(text)).length === 2")
     assert rows_of(page) == TWO
+    settle(page)
     page.keyboard.press("Control+y")
-    page.wait_for_timeout(1500)
-    assert len(rows_of(page)) == 3
+    wait_for(page, "JSON.parse(text).rows?.length === 3")
 
 
 def test_words_are_chosen_by_chips(page):
@@ -346,26 +360,97 @@ def test_a_stack_that_is_copied_bypassed_or_put_into_a_subgraph_keeps_its_rows(p
         f"() => {{ const canvas = window.app.canvas; canvas.deselectAll?.(); canvas.select({STACK});"
         " canvas.copyToClipboard(); canvas.pasteFromClipboard(); }"
     )
-    page.wait_for_timeout(800)
+    settle(page)
     texts = page.evaluate(
         "() => window.app.graph.nodes.filter(node => node.type === 'LoomStack')"
         ".map(node => node.widgets.find(widget => widget.name === 'rows').value)"
     )
     assert [json.loads(text) for text in texts] == [TWO, TWO]
     open_rows(page, TWO)
-    page.evaluate(f"() => {{ {STACK}.mode = 4; }}")
-    assert not any(node["class_type"] == "LoomStack" for node in prompt_of(page).values())
+    for mode in (4, 2):  # bypassed, muted
+        page.evaluate(f"mode => {{ {STACK}.mode = mode; }}", mode)
+        assert not any(node["class_type"] == "LoomStack" for node in prompt_of(page).values())
     page.evaluate(f"() => {{ {STACK}.mode = 0; }}")
+    assert rows_of(page) == TWO
     page.evaluate(
         f"() => {{ const canvas = window.app.canvas; canvas.deselectAll?.(); canvas.select({STACK});"
         " window.app.graph.convertToSubgraph(canvas.selectedItems); }"
     )
-    page.wait_for_timeout(800)
+    settle(page)
     reload(page)
     (stack,) = [node for node in prompt_of(page).values() if node["class_type"] == "LoomStack"]
     rows = stack["inputs"]["rows"]
     assert (rows if isinstance(rows, list) else rows["rows"]) == TWO
     assert complaints(page) == []
+
+
+@pytest.mark.every_page
+def test_a_stack_inside_a_subgraph_hears_of_its_run(page, client):
+    open_rows(page, TWO)
+    page.evaluate(
+        f"() => {{ const canvas = window.app.canvas; canvas.deselectAll?.(); canvas.select({STACK});"
+        " window.app.graph.convertToSubgraph(canvas.selectedItems); }"
+    )
+    client.free()
+    assert press_run(page)["kind"] == "execution_success"
+    inside = (
+        "window.app.graph.nodes.find(node => node.subgraph).subgraph.nodes[0]"
+        ".widgets.find(widget => widget.name === 'rows').value"
+    )
+    page.wait_for_function(f"() => {inside}.includes('locks')")
+    found = json.loads(page.evaluate(f"() => {inside}"))
+    assert found["rows"] == TWO
+    assert set(found["locks"]) == {STYLE, CHARACTER}
+    page.evaluate(
+        "() => { const canvas = window.app.canvas;"
+        " canvas.setGraph(window.app.graph.nodes.find(node => node.subgraph).subgraph);"
+        " const node = canvas.graph.nodes[0]; canvas.ds.scale = 1;"
+        " canvas.ds.offset = [120 - node.pos[0], 140 - node.pos[1]]; canvas.setDirty(true, true); }"
+    )
+    page.locator(".loom-report", has_text="76 of 76 model keys").wait_for(state="visible")
+
+
+def test_a_run_that_failed_inside_a_subgraph_is_told_at_its_node(fresh_page):
+    """The host names such a node with those that it stands in before it."""
+    page = fresh_page
+    open_rows(page, TWO)
+    page.evaluate(
+        f"() => window.app.api.dispatchEvent(new CustomEvent('execution_error', {{ detail: {{"
+        f" node_id: `9:${{{STACK}.id}}`, node_type: 'LoomStack', exception_type: 'LoraError',"
+        " exception_message: 'it does not fit', traceback: [], prompt_id: 'x' } }))"
+    )
+    page.locator(".loom-report", has_text="it does not fit").wait_for(state="attached")
+
+
+@pytest.mark.every_page
+def test_a_group_that_is_dragged_takes_its_stack_along(page):
+    open_rows(page, TWO)
+    at = page.evaluate(
+        f"() => {{ const canvas = window.app.canvas, node = {STACK};"
+        " const group = new window.LiteGraph.LGraphGroup('both');"
+        " group.pos = [node.pos[0] - 30, node.pos[1] - 90];"
+        " group.size = [node.size[0] + 60, node.size[1] + 130];"
+        " canvas.graph.add(group); group.recomputeInsideNodes();"
+        # Below the page's own bars.
+        " canvas.ds.offset = [120 - node.pos[0], 330 - node.pos[1]]; canvas.setDirty(true, true);"
+        " const { x, y } = canvas.canvas.getBoundingClientRect();"
+        " return [x + group.pos[0] + canvas.ds.offset[0] + 60, y + group.pos[1] + canvas.ds.offset[1] + 15]; }"
+    )
+    settle(page)
+    before = row(page, 0).bounding_box()
+    page.mouse.move(*at)
+    page.mouse.down()
+    page.mouse.move(at[0] + 40, at[1] + 60, steps=6)
+    page.mouse.up()
+    settle(page)
+    after = row(page, 0).bounding_box()
+    assert before is not None
+    assert after is not None
+    moved = after["x"] - before["x"], after["y"] - before["y"]
+    assert moved == (pytest.approx(40, abs=12), pytest.approx(60, abs=12))
+    reload(page)
+    assert page.evaluate("() => window.app.graph.groups.length") == 1
+    assert rows_of(page) == TWO
 
 
 def test_the_rows_follow_the_declared_text(page):

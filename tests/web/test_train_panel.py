@@ -130,7 +130,7 @@ def pictures(folder: Path) -> Path:
 
 def test_hostile_captions_and_names_of_pictures_are_shown_as_words(page, client, tmp_path):
     evil = "<img src=x onerror=window.loomHurt=1>"
-    captions = [evil, f"\u202e{evil}", "\U0001f600" * 2000, "x" * 1_000_000]
+    captions = [evil, f"\u202e{evil}", "\U0001f600" * 2000, "x" * 60_000]
     pictures(tmp_path)
     for number, caption in enumerate(captions):
         (tmp_path / f"{number}.txt").write_text(caption, "utf-8")
@@ -140,7 +140,7 @@ def test_hostile_captions_and_names_of_pictures_are_shown_as_words(page, client,
         open_prompt(page, {"2": prompt(tmp_path)["2"]}, "LoomDataset")
         client.free()
         assert press_run(page)["kind"] == "execution_success"
-        page.locator(".loom-report", has_text="11 pictures").wait_for(state="visible")
+        page.locator(".loom-report", has_text="samples an epoch").wait_for(state="visible")
     assert page.evaluate("() => window.loomHurt") is None
     assert page.locator(".loom-report *").count() == 0
 
@@ -151,7 +151,9 @@ def test_a_graph_that_is_opened_while_the_page_asks_gets_no_other_graphs_curve(f
     page.route("**/loom/train", lambda route: asked.append(route))
     page.reload(wait_until="domcontentloaded")
     page.wait_for_function(f"() => window.app?.graph && {node(KIND)}", timeout=120_000)
-    while not asked:
+    for _ in range(600):
+        if asked:
+            break
         page.wait_for_timeout(50)
     open_prompt(page, prompt("another"), KIND)
     number = str(page.evaluate(f"() => {node(KIND)}.id"))

@@ -24,7 +24,7 @@ COVERED = """() => {
     .map(([other]) => `${name} and ${other}`));
 }"""
 FAULTY = "() => window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type)"
-# Every node that shows pictures, with how many of them have come.
+# Whether every node that shows pictures has them.
 ARRIVED = """() => window.app.graph.nodes
   .filter(node => ['SaveImage', 'PreviewImage', 'LoomSweepGrid'].includes(node.type))
   .every(node => node.imgs?.length && node.imgs.every(image => image.complete && image.naturalWidth > 0))
@@ -88,10 +88,6 @@ def help_pictures(page: Page) -> list[int]:
     return page.evaluate(
         "() => [...document.querySelectorAll('.node-help-content img')].map(each => each.naturalWidth)"
     )
-
-
-def kinds_of(graph: dict) -> set[str]:
-    return {node["type"] for node in graph["nodes"] if node["type"].startswith("Loom")}
 
 
 def file_names(graph: dict) -> set[str]:
