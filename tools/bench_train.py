@@ -4,7 +4,8 @@ Cases: `time <toy|sd15> b<batch> <px>` (s, one step) and `memory <toy|sd15> b<ba
 the model); with ` again` behind it, both with gradient checkpointing. Rank 16, captions that differ within a batch. Core
 adapts the layers that ours chooses, and besides their biases. A step is what passes between two updates of AdamW, in both,
 so that setting up is not counted. toy: the toy checkpoint. sd15: one level of SD1.5 at its own widths with random weights,
-which cost what trained ones do.
+which cost what trained ones do. `loss toy b<batch> 256 <seconds>s`: the loss that is reached in that time, see
+train_after_time.py.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import argparse
 import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from lora_core.train.blocks import wrapped_blocks
 from lora_core.train.choosing import PARTS, chosen_layers
 from lora_core.train.loop import TrainBatch, train
 from lora_core.train.settings import SampleWish, TrainSettings
+from tools.train_after_time import loss_row, make_lesson
 
 RANK = 16
 _BATCHES, _PIXELS = (1, 4), (128, 256)
@@ -46,10 +48,11 @@ _BATCHES, _PIXELS = (1, 4), (128, 256)
 _SLOW = 5.0
 
 
-def _toy() -> Any:
-    """Not under inference mode: core cannot train norms that were loaded there."""
+def _toy(others: bool = False) -> Any:
+    """Not under inference mode: core cannot train norms that were loaded there. others: CLIP and VAE beside MODEL."""
     toy_host.add_host(None)
-    return comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT), False, False)[0]
+    found = comfy.sd.load_checkpoint_guess_config(str(CHECKPOINT), others, others)
+    return found[:3] if others else found[0]
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -119,10 +122,10 @@ def our_steps(case: Case, steps: int) -> Iterator[Any]:
 
 
 @contextmanager
-def only(case: Case) -> Iterator[None]:
+def only_our_layers(model: Any) -> Iterator[None]:
     """Core's node sees the layers that ours adapts, and no others; a plain instance attribute, taken off again."""
-    inner = case.model.model
-    chosen = {f"diffusion_model.{path}" for path in layers_of(case.model)}
+    inner = model.model
+    chosen = {f"diffusion_model.{path}" for path in layers_of(model)}
     whole = list(inner.named_modules())
     found = [(name, module) for name, module in whole if name in chosen]
     inner.__dict__["named_modules"] = lambda *_, **__: iter(found)
@@ -132,18 +135,32 @@ def only(case: Case) -> Iterator[None]:
         del inner.__dict__["named_modules"]
 
 
-def core_run(case: Case, steps: int) -> None:
+def core_lora(
+    model: Any,
+    latents: Sequence[Any],
+    positive: Sequence[Any],
+    batch: int,
+    steps: int,
+    rate: float,
+    again: bool = False,
+) -> Mapping[str, torch.Tensor]:
+    """The LoRA of core's node. latents, positive: one LATENT and one CONDITIONING a picture, two at least."""
     node = importlib.import_module("comfy_extras.nodes_train").TrainLoraNode
+    with only_our_layers(model):
+        made = node.execute(
+            [model], list(latents), list(positive), [batch], [steps], [1], [rate], [RANK], ["AdamW"], ["MSE"], [0],
+            ["fp32"], ["fp32"], ["LoRA"], [again], ["[None]"],
+        )  # fmt: skip
+    return made.result[1]
+
+
+def core_run(case: Case, steps: int) -> None:
     # A list of single latents: one batched tensor fails in this version of the host.
     latents = [{"samples": each[None].clone()} for each in case.latents]
     positive = [[[text.clone(), {}]] for text in case.texts]
     if len(latents) == 1:
         latents, positive = latents * 2, positive * 2
-    with only(case):
-        node.execute(
-            [case.model], latents, positive, [len(case.latents)], [steps], [1], [1e-4], [RANK], ["AdamW"], ["MSE"], [0], ["fp32"], ["fp32"],
-            ["LoRA"], [case.again], ["[None]"],
-        )  # fmt: skip
+    core_lora(case.model, latents, positive, len(case.latents), steps, 1e-4, case.again)
 
 
 def memory(case: Case, run: Callable[[], object]) -> float:
@@ -183,19 +200,29 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="*", default=list(_BATCHES))
     parser.add_argument("--pixels", type=int, nargs="*", default=list(_PIXELS))
     parser.add_argument("--no-again", action="store_true", help="without the checkpointed cases")
+    parser.add_argument(
+        "--after",
+        type=float,
+        nargs="*",
+        default=[60.0],
+        help="seconds of training for the loss cases",
+    )
     options = parser.parse_args()
     rows: list[BenchRow] = []
     for which in options.models:
         model = MODELS[which]()
-        for batch in options.batches:
-            for pixels in options.pixels:
-                for again in (False,) if options.no_again else (False, True):
-                    name = f"{which} b{batch} {pixels}" + (" again" if again else "")
-                    print(f"train {name} ...", flush=True)
-                    case = make_case(model, batch, pixels, again)
-                    rows += bench_case(name, case, options.rounds, options.steps)
+        for batch, pixels in product(options.batches, options.pixels):
+            for again in (False,) if options.no_again else (False, True):
+                name = f"{which} b{batch} {pixels}" + (" again" if again else "")
+                print(f"train {name} ...", flush=True)
+                case = make_case(model, batch, pixels, again)
+                rows += bench_case(name, case, options.rounds, options.steps)
         comfy.model_management.unload_all_models()
         del model
+    for batch, seconds in product(options.batches, options.after):
+        name = f"loss toy b{batch} 256 {seconds:g}s"
+        print(f"train {name} ...", flush=True)
+        rows.append(loss_row(name, make_lesson(_toy(True), batch, 256), seconds, core_lora))
     publish("train", rows, options.json)
     return 0
 

@@ -35,15 +35,16 @@ PICTURES, TRIGGER = 12, "zwx"
 STRENGTHS = (0.8, 0.9, 1.0)
 
 
-def concept(seed: int = 40) -> Dataset:
-    """Twelve purple rings, as a user would bring them: the caption is the trigger and the ground."""
+def concept(seed: int = 40, size: int = SIZE) -> Dataset:
+    """Twelve purple rings, as a user would bring them: the caption is the trigger and the ground. size: in pixels."""
     grounds = [list(GROUNDS)[index % len(GROUNDS)] for index in range(PICTURES)]
     rng = random.Random(seed)
-    drawn = [draw(placed_at_random(Picture(None, CHARACTER_SHAPE, one), rng)) for one in grounds]
+    plain = [Picture(None, CHARACTER_SHAPE, one) for one in grounds]
+    drawn = [draw(placed_at_random(one, rng), size) for one in plain]
     pixels = np.stack([np.asarray(one, dtype=np.float32) / 255 for one in drawn])
     captions = "\n".join(f"{TRIGGER} on a {ground} ground" for ground in grounds)
     found = read_batch(torch.from_numpy(pixels), captions)
-    return Dataset(found.images, DatasetSettings(trigger=TRIGGER, resolution=SIZE))
+    return Dataset(found.images, DatasetSettings(trigger=TRIGGER, resolution=size))
 
 
 def trained(base: toy_measure.Loaded, settings: TrainSettings) -> tuple[Path, str, float]:
