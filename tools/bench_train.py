@@ -40,7 +40,7 @@ from lora_core.train.blocks import wrapped_blocks
 from lora_core.train.choosing import PARTS, chosen_layers
 from lora_core.train.loop import TrainBatch, train
 from lora_core.train.settings import SampleWish, TrainSettings
-from tools.train_after_time import loss_row, make_lesson
+from tools.train_after_time import loss_rows, make_lesson
 
 RANK = 16
 _BATCHES, _PIXELS = (1, 4), (128, 256)
@@ -222,7 +222,7 @@ def main() -> int:
     for batch, seconds in product(options.batches, options.after):
         name = f"loss toy b{batch} 256 {seconds:g}s"
         print(f"train {name} ...", flush=True)
-        rows.append(loss_row(name, make_lesson(_toy(True), batch, 256), seconds, core_lora))
+        rows += loss_rows(name, make_lesson(_toy(True), batch, 256), seconds, core_lora)
     publish("train", rows, options.json)
     return 0
 

@@ -10,93 +10,21 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import toy_datasets, workflow_explore, workflow_live, workflow_merge, workflow_train
+from tools import (
+    workflow_explore,
+    workflow_live,
+    workflow_merge,
+    workflow_other_bases,
+    workflow_train,
+)
 from tools import workflow_parts as parts
 from tools.workflow_graph import Graph
-from tools.workflow_parts import Lesson, Models
+from tools.workflow_models import FLUX, SD15, SDXL, TOY
+from tools.workflow_parts import Models
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "example_workflows"
 TWINS = ROOT / "tests" / "workflows"
-
-
-PUBLISHED = Models(
-    checkpoint="v1-5-pruned-emaonly-fp16.safetensors",
-    checkpoint_source={
-        "models": [
-            {
-                "name": "v1-5-pruned-emaonly-fp16.safetensors",
-                "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
-                "v1-5-pruned-emaonly-fp16.safetensors?download=true",
-                "hash": "e9476a13728cd75d8279f6ec8bad753a66a1957ca375a1464dc63b37db6e3916",
-                "hash_type": "SHA256",
-                "directory": "checkpoints",
-            }
-        ]
-    },
-    style="MoXinV1.safetensors",
-    style_source={
-        "models": [
-            {
-                "name": "MoXinV1.safetensors",
-                "url": "https://civitai.com/api/download/models/14856"
-                "?type=Model&format=SafeTensor&size=full&fp=fp16",
-                "directory": "loras",
-            }
-        ]
-    },
-    character="blindbox_v1_mix.safetensors",
-    style_prompt="shuimobysim, a fox under a pine tree, misty mountains",
-    both_prompt="shuimobysim, full body, chibi, a girl with an umbrella on a rainy street",
-    negative="low quality, blurry, text, watermark",
-    size=512,
-    where="The LoRAs are examples for SD1.5: MoXin (ink style) and Blindbox (chibi character). Choose your own.",
-    style_lesson=Lesson(
-        "my_drawings",
-        "ohwx",
-        "ohwx illustration of {caption}",
-        512,
-        "ohwx illustration of a fox under a pine tree",
-    ),
-    character_lesson=Lesson(
-        "my_portraits",
-        "sks_leah",
-        "sks_leah woman {caption}",
-        512,
-        "sks_leah woman reading in a train",
-    ),
-    ten_lesson=Lesson(
-        "my_ten_pictures", "sks_mug", "sks_mug mug {caption}", 512, "sks_mug mug on a beach"
-    ),
-    ten_and_style_prompt="shuimobysim, sks_mug mug on a table, misty mountains",
-    trained_style=f"{workflow_train.STYLE_FILE}.safetensors",
-    trained_character=f"{workflow_train.CHARACTER_FILE}.safetensors",
-    trained_prompt="ohwx illustration of sks_leah on a rainy street",
-)
-
-TOY = Models(
-    checkpoint="loom_toy.safetensors",
-    checkpoint_source={},
-    style="loom_toy_style.safetensors",
-    style_source={},
-    character="loom_toy_character.safetensors",
-    style_prompt="ohwx red circle on a dark ground",
-    both_prompt="ohwx zwx on a dark ground",
-    negative="",
-    size=256,
-    where="The toy model and its LoRAs are bundled with the sources of LoRA Loom.",
-    style_lesson=Lesson(
-        toy_datasets.DRAWINGS, "ohwx", "ohwx {caption}", 256, "ohwx red circle on a dark ground"
-    ),
-    character_lesson=Lesson(
-        toy_datasets.PORTRAITS, "zwx", "zwx {caption}", 256, "zwx on a dark ground"
-    ),
-    ten_lesson=Lesson(toy_datasets.TEN, "zwx", "zwx {caption}", 256, "zwx on a dark ground"),
-    ten_and_style_prompt="ohwx zwx on a dark ground",
-    trained_style="loom_toy_style.safetensors",
-    trained_character="loom_toy_character.safetensors",
-    trained_prompt="ohwx zwx on a dark ground",
-)
 
 
 def one_lora(models: Models) -> Graph:
@@ -293,7 +221,16 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "train_style": workflow_train.train_style,
     "train_character": workflow_train.train_character,
     "trained_pair": workflow_train.trained_pair,
+    "style_of_one_block": workflow_other_bases.style_of_one_block,
+    "flux_style": workflow_other_bases.flux_style,
 }
+# What an example is wired for where that is not Stable Diffusion 1.5.
+_OTHER_BASES = {"style_of_one_block": SDXL, "flux_style": FLUX}
+
+
+def published(name: str) -> Models:
+    """The published models that an example is wired for."""
+    return _OTHER_BASES.get(name, SD15)
 
 
 def written(name: str, models: Models) -> str:
@@ -302,10 +239,10 @@ def written(name: str, models: Models) -> str:
 
 
 def main() -> None:
-    for folder, models in ((EXAMPLES, PUBLISHED), (TWINS, TOY)):
+    for folder, models_of in ((EXAMPLES, published), (TWINS, lambda name: TOY)):
         folder.mkdir(parents=True, exist_ok=True)
         for name in WORKFLOWS:
-            (folder / f"{name}.json").write_text(written(name, models), encoding="utf-8")
+            (folder / f"{name}.json").write_text(written(name, models_of(name)), encoding="utf-8")
             print(f"wrote {folder.name}/{name}.json")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,14 @@ def loss_with(lesson: Lesson, tensors: Mapping[str, torch.Tensor]) -> float:
     return float(torch.cat(found).mean())
 
 
-def our_lora(lesson: Lesson, steps: int) -> dict[str, torch.Tensor]:
-    """All defaults but the batch, and no pictures in between, which core does not make either."""
+def our_lora(lesson: Lesson, steps: int, preserve: float | None) -> dict[str, torch.Tensor]:
+    """All defaults but the batch, and no pictures in between, which core does not make either.
+
+    preserve: how much other prompts are held, which core does not do; None for the default.
+    """
     settings = TrainSettings(steps=steps, batch_size=lesson.batch, samples=SampleWish(-1))
+    if preserve is not None:
+        settings = replace(settings, preserve=preserve)
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.set_output_directory(str(Path(folder) / "output"))
         folder_paths.set_user_directory(str(Path(folder) / "user"))
@@ -129,8 +134,11 @@ def trained_within(
         steps = max(1, round(steps * limit / took))
 
 
-def loss_row(name: str, lesson: Lesson, limit: float, core: CoreTraining) -> BenchRow:
-    """core: (model, latents, conditionings, batch, steps, rate) -> the LoRA of core's node."""
+def loss_rows(name: str, lesson: Lesson, limit: float, core: CoreTraining) -> list[BenchRow]:
+    """`name`: ours with its defaults. `name alone`: ours for the pictures alone, as core trains; the same rival.
+
+    core: (model, latents, conditionings, batch, steps, rate) -> the LoRA of core's node.
+    """
     loaded = lesson.model, lesson.clip, lesson.vae
     latents, said = zip(*_encoded(loaded, lesson.dataset), strict=True)
     given = [{"samples": one} for one in latents]
@@ -138,14 +146,18 @@ def loss_row(name: str, lesson: Lesson, limit: float, core: CoreTraining) -> Ben
     def rival(steps: int) -> Mapping[str, torch.Tensor]:
         return core(lesson.model, given, list(said), lesson.batch, steps, CORE_RATE)
 
-    def ours(steps: int) -> Mapping[str, torch.Tensor]:
-        return our_lora(lesson, steps)
+    def ours(preserve: float | None) -> Callable[[int], Mapping[str, torch.Tensor]]:
+        return lambda steps: our_lora(lesson, steps, preserve)
 
     print(f"  without a LoRA: loss {loss_with(lesson, {}):.4f}", flush=True)
-    found = []
-    for who, train, tried in (("ours", ours, _OURS), ("core", rival, _CORE)):
+    found = {}
+    sides = {"ours": (ours(None), _OURS), "ours alone": (ours(0.0), _OURS), "core": (rival, _CORE)}
+    for who, (train, tried) in sides.items():
         made, steps, took = trained_within(train, limit, tried)
         comfy.model_management.unload_all_models()
-        found.append(loss_with(lesson, made))
-        print(f"  {who}: {steps} steps in {took:.1f} s, loss {found[-1]:.4f}", flush=True)
-    return BenchRow(name, "loss", *found)
+        found[who] = loss_with(lesson, made)
+        print(f"  {who}: {steps} steps in {took:.1f} s, loss {found[who]:.4f}", flush=True)
+    return [
+        BenchRow(name, "loss", found["ours"], found["core"]),
+        BenchRow(f"{name} alone", "loss", found["ours alone"], found["core"]),
+    ]

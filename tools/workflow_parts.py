@@ -22,7 +22,8 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Models:
-    """All in which an example and its twin may differ: names of models, the words they know, picture size, lessons."""
+    """All in which an example and its twin may differ: names of models, the words they know, picture size, guidance,
+    lessons, and which blocks hold a style."""
 
     checkpoint: str
     checkpoint_source: dict[str, Any]
@@ -41,6 +42,8 @@ class Models:
     trained_style: str
     trained_character: str
     trained_prompt: str
+    cfg: float = 4.0
+    style_blocks: str = "OUT*"
 
 
 def checkpoint(graph: Graph, models: Models) -> int:
@@ -96,6 +99,21 @@ def stack(
     mode: str = "auto",
 ) -> int:
     rows = [_row(models.style, 0.8, "style"), _row(models.character, 0.9, "character")]
+    return _stack_of(graph, rows, model, clip, mode)
+
+
+def style_stack(graph: Graph, models: Models) -> int:
+    """The style alone, as a LORA_STACK."""
+    return _stack_of(graph, [_row(models.style, 0.8, "style")], None, None, "auto")
+
+
+def _stack_of(
+    graph: Graph,
+    rows: list[dict[str, Any]],
+    model: tuple[int, int] | None,
+    clip: tuple[int, int] | None,
+    mode: str,
+) -> int:
     return graph.add(
         "LoomStack",
         (420, 120),
@@ -252,7 +270,7 @@ def sampled_for(
             ("negative", "CONDITIONING", (negative, 0)),
             ("latent_image", "LATENT", (latent, 0)),
         ],
-        [1, "fixed", 20, 4.0, "euler", "normal", 1.0],
+        [1, "fixed", 20, models.cfg, "euler", "normal", 1.0],
     )
     decoded = graph.add(
         "VAEDecode",

@@ -11,7 +11,8 @@ import pytest
 
 from lora_core.merge.methods import METHODS
 from tools import toy_datasets
-from tools.make_workflows import EXAMPLES, PUBLISHED, TOY, TWINS, WORKFLOWS, written
+from tools.make_workflows import EXAMPLES, TWINS, WORKFLOWS, published, written
+from tools.workflow_models import FLUX, SD15, SDXL, TOY
 
 # (node type, index among its widgets) of all that may differ.
 MAY_DIFFER = {
@@ -25,6 +26,8 @@ MAY_DIFFER = {
     ("LoomDataset", 2),
     ("LoomDataset", 3),
     ("CLIPTextEncode", 0),
+    ("KSampler", 3),  # guidance
+    ("LoomBlocks", 0),  # which blocks hold a style
     ("EmptyLatentImage", 0),
     ("EmptyLatentImage", 1),
     ("MarkdownNote", 0),
@@ -56,7 +59,7 @@ def test_a_twin_differs_in_models_words_and_sizes_only(name):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_the_files_are_what_the_tool_writes(name):
-    assert (EXAMPLES / f"{name}.json").read_text("utf-8") == written(name, PUBLISHED)
+    assert (EXAMPLES / f"{name}.json").read_text("utf-8") == written(name, published(name))
     assert (TWINS / f"{name}.json").read_text("utf-8") == written(name, TOY)
 
 
@@ -104,6 +107,17 @@ def test_a_loader_names_where_its_lora_comes_from_and_no_other_node_does(name):
             assert source["directory"] == "loras"
         elif node["type"].startswith("Loom"):
             assert sources == []
+
+
+def test_examples_are_wired_for_published_checkpoints_of_three_bases():
+    nodes = [node for name in WORKFLOWS for node in read(EXAMPLES / f"{name}.json")["nodes"]]
+    loaders = [node for node in nodes if node["type"] == "CheckpointLoaderSimple"]
+    wired = {node["widgets_values"][0] for node in loaders}
+    assert wired == {SD15.checkpoint, SDXL.checkpoint, FLUX.checkpoint}
+    for models in (SD15, SDXL, FLUX):
+        (source,) = models.checkpoint_source["models"]
+        assert source["name"] == models.checkpoint
+        assert len(source["hash"]) == 64
 
 
 def test_every_node_of_the_pack_is_used_by_an_example():
