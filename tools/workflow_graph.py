@@ -15,7 +15,7 @@ GROWN = {
     "LoomBalance": 440,
     "LoomBlockMap": 320,
     "LoomBlocks": 740,
-    "LoomDataset": 640,
+    "LoomDataset": 840,
     "LoomExtract": 500,
     "LoomIndex": 160,
     "LoomInspect": 400,
@@ -27,9 +27,11 @@ GROWN = {
     "LoomSave": 500,
     "LoomSchedule": 740,
     "LoomStack": 500,
-    "LoomSweep": 620,
-    "LoomSweepGrid": 640,
+    "LoomSweep": 680,
+    "LoomSweepGrid": 720,
     "LoomTags": 320,
+    "LoomTrain": 1240,
+    "LoomTrainSettings": 1300,
 }
 _TITLE = 30  # pixels above a node's position
 _BETWEEN = 20  # pixels between a node and the next below it

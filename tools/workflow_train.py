@@ -62,7 +62,7 @@ def train_then_stack(models: Models) -> Graph:
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     train = _training(graph, checkpoint, models.ten_lesson, _TEN_FILE)
-    stack = parts.with_trained(graph, checkpoint, (train, 0), models.style, 1400)
+    stack = parts.with_trained(graph, checkpoint, (train, 0), models.style, 1840)
     return parts.ending(
         graph,
         models,
@@ -70,7 +70,7 @@ def train_then_stack(models: Models) -> Graph:
         models.ten_and_style_prompt,
         "loom/train_then_stack",
         "## Train, then stack\nThe new LoRA at 0.9 beside a style of somebody else at 0.8.",
-        left=1860,
+        left=2300,
     )
 
 
@@ -97,8 +97,8 @@ def _trained(models: Models, lesson: Lesson, file: str, prefix: str, note: str) 
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     train = _training(graph, checkpoint, lesson, file)
-    used = parts.in_memory(graph, checkpoint, (train, 0), 1400)
-    return parts.ending(graph, models, (used, checkpoint), lesson.prompt, prefix, note, left=1780)
+    used = parts.in_memory(graph, checkpoint, (train, 0), 1840)
+    return parts.ending(graph, models, (used, checkpoint), lesson.prompt, prefix, note, left=2220)
 
 
 def _training(graph: Graph, checkpoint: int, lesson: Lesson, file: str) -> int:
@@ -113,7 +113,7 @@ def _training(graph: Graph, checkpoint: int, lesson: Lesson, file: str) -> int:
     )
     settings = graph.add(
         "LoomTrainSettings",
-        (420, 800),
+        (860, 120),
         (400, 300),
         [("settings", "LOOM_TRAIN_SETTINGS")],
         [],
@@ -121,7 +121,7 @@ def _training(graph: Graph, checkpoint: int, lesson: Lesson, file: str) -> int:
     )
     train = graph.add(
         "LoomTrain",
-        (860, 120),
+        (1300, 120),
         (500, 560),
         [
             ("LORA_MODEL", "LORA_MODEL"),
@@ -141,8 +141,8 @@ def _training(graph: Graph, checkpoint: int, lesson: Lesson, file: str) -> int:
     )
     for source, at in (
         ((dataset, 2), (40, 480)),
-        ((train, 2), (860, 740)),
-        ((train, 4), (1400, 740)),
+        ((train, 2), (1840, 740)),
+        ((train, 4), (1840, 1120)),
     ):
         graph.add("PreviewImage", at, (340, 320), [], [("images", "IMAGE", source)])
     return train

@@ -1,6 +1,6 @@
 """The walk of someone new through what `dev.py serve` offers: each example is opened, run, and its nodes are read about.
 
-LOOM_FULL goes through all of them, an ordinary run through a sample.
+LOOM_FULL goes through all of them, an ordinary run through a sample. Trainings and long sweeps are cut short (walking.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from walking import (
     open_from_the_side,
     put_alone,
     read_help,
+    shorten,
 )
 
 from tools.devkit.environment import ROOT
@@ -41,9 +42,12 @@ def test_an_example_is_opened_run_and_looked_at(page, client, name, save_screens
         open_from_the_side(page, name)
         assert complaints(page) == []
         assert unregistered_types(page) == []
+        shorten(page, name)
         client.free()
         end = press_run(page, RUN_LIMIT)
         assert end["kind"] == "execution_success", end.get("exception_message")
+        # All of it in view: what is not may wait with its pictures until it is.
+        fit(page)
         page.wait_for_function(ARRIVED, timeout=20_000)
         fit(page)
         save_screenshot(page, f"walk-{name}")

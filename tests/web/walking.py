@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from editing import set_value
 from playwright.sync_api import Page
 from test_page import COMPLAINT_LIMIT, COMPLAINTS_WITHIN, settle
 
@@ -24,11 +25,33 @@ COVERED = """() => {
     .map(([other]) => `${name} and ${other}`));
 }"""
 FAULTY = "() => window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type)"
-# Whether every node that shows pictures has them.
+# Whether every node that shows pictures has them. Of several at once Nodes 2.0 tells in the document only.
 ARRIVED = """() => window.app.graph.nodes
   .filter(node => ['SaveImage', 'PreviewImage', 'LoomSweepGrid'].includes(node.type))
-  .every(node => node.imgs?.length && node.imgs.every(image => image.complete && image.naturalWidth > 0))
+  .map(node => node.imgs?.length ? node.imgs : [...document.querySelectorAll(`[data-node-id="${node.id}"] img`)])
+  .every(images => images.length && images.every(image => image.complete && image.naturalWidth > 0))
   && [...document.querySelectorAll('.loom-cell img')].every(image => image.naturalWidth > 0)"""
+
+# What a walk cuts short, by workflow and type of node: a whole training takes minutes, a sweep as many runs as points.
+_FEW_STEPS = {"LoomTrainSettings": {"steps": 4, "sample_steps": 2}}
+_FEW_METHODS = {"LoomSweep": {"x_values": "svd, ties"}}
+_FEW_STRENGTHS = {"LoomSweep": {"x_values": "0.6, 0.8", "y_values": "0.7, 0.9"}}
+_SHORTENED = {
+    "train_style": _FEW_STEPS,
+    "train_character": _FEW_STEPS,
+    "train_from_ten": _FEW_STEPS,
+    "train_then_stack": _FEW_STEPS,
+    "merge_methods": _FEW_METHODS,
+    "trained_pair": _FEW_STRENGTHS,
+    "strength_sweep": _FEW_STRENGTHS,
+}
+
+
+def shorten(page: Page, name: str) -> None:
+    """Set what the walk does not need in full, as someone would in the nodes."""
+    for kind, values in _SHORTENED.get(name, {}).items():
+        for widget, value in values.items():
+            set_value(page, kind, widget, value)
 
 
 def open_from_the_side(page: Page, name: str) -> None:
