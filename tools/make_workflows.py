@@ -124,31 +124,35 @@ def prompt_tags(models: Models) -> Graph:
 
 def block_strengths(models: Models) -> Graph:
     """The pair with strengths of single blocks, and the chart of what they leave."""
+    return _with_blocks(
+        models,
+        "IN*=0\nOUT*=0.9",
+        1,
+        "loom/block_strengths",
+        "## Block strengths\nOne line a block or range. The chart shows what is left of each.",
+    )
+
+
+def keep_face(models: Models) -> Graph:
+    """The pair with the character by the blocks alone that are said to hold a face, so that the style has the rest."""
+    return _with_blocks(
+        models,
+        f"*=0\nBASE=1\n{models.face_blocks}",
+        2,
+        "loom/keep_face",
+        "## Keep the face\nOf the second row, the character, only some blocks act; the rest is left to the style. For SD1.5: "
+        "BASE and OUT03 to OUT05, SD-FACE of the Inspire Pack's examples, from practice.",
+    )
+
+
+def _with_blocks(models: Models, text: str, row: int, prefix: str, note: str) -> Graph:
+    """The pair, block strengths on one of its rows (counted from 1), and the chart of what they leave."""
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.stack(graph, models, None, None)
-    blocks = graph.add(
-        "LoomBlocks",
-        (860, 120),
-        (460, 420),
-        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
-        [
-            ("lora_stack", "LORA_STACK", (stack, 2)),
-            ("model", "MODEL", (checkpoint, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
-        ],
-        ["IN*=0\nOUT*=0.9", 1, "auto", "none", 0],
-    )
-    graph.add("PreviewImage", (1360, 420), (300, 300), [], [("images", "IMAGE", (blocks, 2))])
-    apply = parts.apply(graph, checkpoint, (blocks, 0), left=1360)
+    apply = parts.blocked(graph, checkpoint, stack, text, row)
     return parts.ending(
-        graph,
-        models,
-        (apply, checkpoint),
-        models.both_prompt,
-        "loom/block_strengths",
-        "## Block strengths\nOne line a block or range. The chart shows what is left of each.",
-        left=1700,
+        graph, models, (apply, checkpoint), models.both_prompt, prefix, note, left=1700
     )
 
 
@@ -204,6 +208,7 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "lora_stack": lora_stack,
     "prompt_tags": prompt_tags,
     "block_strengths": block_strengths,
+    "keep_face": keep_face,
     "scheduled_style": scheduled_style,
     "lora_switch": workflow_live.lora_switch,
     "character_on_the_left": workflow_live.character_on_the_left,

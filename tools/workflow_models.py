@@ -81,7 +81,7 @@ SDXL = replace(
     style_prompt="pixel art, a fox under a pine tree, misty mountains",
     size=1024,
     cfg=6.0,
-    style_blocks="OUT01",
+    style_blocks="OUT01=1",
     where="The LoRA is an example for SDXL: nerijs/pixel-art-xl of Hugging Face. Choose your own.",
 )
 
@@ -131,5 +131,6 @@ TOY = Models(
     trained_style="loom_toy_style.safetensors",
     trained_character="loom_toy_character.safetensors",
     trained_prompt="ohwx zwx on a dark ground",
-    style_blocks="OUT04-OUT05",
+    style_blocks="OUT04-OUT05=1",
+    face_blocks="IN*=1\nM00=1\nOUT00-OUT03=1",
 )

@@ -12,20 +12,7 @@ def style_of_one_block(models: Models) -> Graph:
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     stack = parts.style_stack(graph, models)
-    blocks = graph.add(
-        "LoomBlocks",
-        (860, 120),
-        (460, 420),
-        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
-        [
-            ("lora_stack", "LORA_STACK", (stack, 2)),
-            ("model", "MODEL", (checkpoint, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
-        ],
-        [f"*=0\n{models.style_blocks}=1", 1, "auto", "none", 0],
-    )
-    graph.add("PreviewImage", (1360, 420), (300, 300), [], [("images", "IMAGE", (blocks, 2))])
-    apply = parts.apply(graph, checkpoint, (blocks, 0), left=1360)
+    apply = parts.blocked(graph, checkpoint, stack, f"*=0\n{models.style_blocks}", 1)
     return parts.ending(
         graph,
         models,

@@ -23,7 +23,7 @@ class Lesson:
 @dataclass(frozen=True)
 class Models:
     """All in which an example and its twin may differ: names of models, the words they know, picture size, guidance,
-    lessons, and which blocks hold a style."""
+    lessons, and which blocks hold a style and a face."""
 
     checkpoint: str
     checkpoint_source: dict[str, Any]
@@ -43,7 +43,8 @@ class Models:
     trained_character: str
     trained_prompt: str
     cfg: float = 4.0
-    style_blocks: str = "OUT*"
+    style_blocks: str = "OUT*=1"
+    face_blocks: str = "OUT03-OUT05=1"
 
 
 def checkpoint(graph: Graph, models: Models) -> int:
@@ -173,6 +174,24 @@ def in_memory(graph: Graph, checkpoint: int, lora: tuple[int, int], left: int) -
         ],
         ['{"version": 1, "rows": []}', 1.0, 1.0, "auto", "auto"],
     )
+
+
+def blocked(graph: Graph, checkpoint: int, stack: int, text: str, row: int) -> int:
+    """Block strengths on a row of the stack, their chart, and the node that applies it all."""
+    blocks = graph.add(
+        "LoomBlocks",
+        (860, 120),
+        (460, 420),
+        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
+        [
+            ("lora_stack", "LORA_STACK", (stack, 2)),
+            ("model", "MODEL", (checkpoint, 0)),
+            ("clip", "CLIP", (checkpoint, 1)),
+        ],
+        [text, row, "auto", "none", 0],
+    )
+    graph.add("PreviewImage", (1360, 420), (300, 300), [], [("images", "IMAGE", (blocks, 2))])
+    return apply(graph, checkpoint, (blocks, 0), left=1360)
 
 
 def scheduled(
