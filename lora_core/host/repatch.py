@@ -92,7 +92,8 @@ def _only_adapter(model: Any, key: str) -> StackAdapter | None:
 
 def _is_rounded_once(weight: torch.Tensor) -> bool:
     """Whether the host would compute in a dtype that holds this one: else its bits are rounded twice."""
-    asked = getattr(comfy.model_management, "lora_compute_dtype", lambda device: torch.float32)
+    management = comfy.model_management
+    asked = getattr(management, "lora_compute_dtype", lambda device: torch.float32)
     computed = asked(weight.device)
     return weight.dtype in _ORDINARY and computed in (torch.float32, weight.dtype)
 
