@@ -14,7 +14,7 @@ from tools import (
     workflow_explore,
     workflow_live,
     workflow_merge,
-    workflow_other_bases,
+    workflow_strengths,
     workflow_train,
 )
 from tools import workflow_parts as parts
@@ -122,58 +122,6 @@ def prompt_tags(models: Models) -> Graph:
     )
 
 
-def block_strengths(models: Models) -> Graph:
-    """The pair with strengths of single blocks, and the chart of what they leave."""
-    return _with_blocks(
-        models,
-        "IN*=0\nOUT*=0.9",
-        1,
-        "loom/block_strengths",
-        "## Block strengths\nOne line a block or range. The chart shows what is left of each.",
-    )
-
-
-def keep_face(models: Models) -> Graph:
-    """The pair with the character by the blocks alone that are said to hold a face, so that the style has the rest."""
-    return _with_blocks(
-        models,
-        f"*=0\nBASE=1\n{models.face_blocks}",
-        2,
-        "loom/keep_face",
-        "## Keep the face\nOf the second row, the character, only some blocks act; the rest is left to the style. For SD1.5: "
-        "BASE and OUT03 to OUT05, SD-FACE of the Inspire Pack's examples, from practice.",
-    )
-
-
-def _with_blocks(models: Models, text: str, row: int, prefix: str, note: str) -> Graph:
-    """The pair, block strengths on one of its rows (counted from 1), and the chart of what they leave."""
-    graph = Graph()
-    checkpoint = parts.checkpoint(graph, models)
-    stack = parts.stack(graph, models, None, None)
-    apply = parts.blocked(graph, checkpoint, stack, text, row)
-    return parts.ending(
-        graph, models, (apply, checkpoint), models.both_prompt, prefix, note, left=1700
-    )
-
-
-def scheduled_style(models: Models) -> Graph:
-    """The pair with the style coming in over the first steps, and the chart of it."""
-    graph = Graph()
-    checkpoint = parts.checkpoint(graph, models)
-    stack = parts.stack(graph, models, None, None)
-    widgets = ["0.4@0,0.8@0.3", 1, "none", 20, "sum", 1]
-    apply = parts.scheduled(graph, checkpoint, (stack, 2), widgets, 300)
-    return parts.ending(
-        graph,
-        models,
-        (apply, checkpoint),
-        models.both_prompt,
-        "loom/scheduled_style",
-        "## Strength over the steps\nThe style grows to 0.8 in the first third.",
-        left=1700,
-    )
-
-
 def share_a_workflow(models: Models) -> Graph:
     """The pair, what a friend needs to run it, and the index by which renamed files are found."""
     graph = Graph()
@@ -207,9 +155,9 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "style_and_character": style_and_character,
     "lora_stack": lora_stack,
     "prompt_tags": prompt_tags,
-    "block_strengths": block_strengths,
-    "keep_face": keep_face,
-    "scheduled_style": scheduled_style,
+    "block_strengths": workflow_strengths.block_strengths,
+    "keep_face": workflow_strengths.keep_face,
+    "scheduled_style": workflow_strengths.scheduled_style,
     "lora_switch": workflow_live.lora_switch,
     "character_on_the_left": workflow_live.character_on_the_left,
     "merge_and_save": workflow_merge.merge_and_save,
@@ -226,8 +174,8 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "train_style": workflow_train.train_style,
     "train_character": workflow_train.train_character,
     "trained_pair": workflow_train.trained_pair,
-    "style_of_one_block": workflow_other_bases.style_of_one_block,
-    "flux_style": workflow_other_bases.flux_style,
+    "style_of_one_block": workflow_strengths.style_of_one_block,
+    "flux_style": workflow_strengths.flux_style,
 }
 # What an example is wired for where that is not Stable Diffusion 1.5.
 _OTHER_BASES = {"style_of_one_block": SDXL, "flux_style": FLUX}

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tools import toy_datasets, workflow_train
 from tools.workflow_parts import Lesson, Models
 
-SD15 = Models(
-    checkpoint="v1-5-pruned-emaonly-fp16.safetensors",
-    checkpoint_source={
+
+def _checkpoint(name: str, folder: str, sha256: str) -> dict[str, Any]:
+    """What the page's dialog of missing models is told of a checkpoint. folder: its address without the file's name."""
+    return {
         "models": [
             {
-                "name": "v1-5-pruned-emaonly-fp16.safetensors",
-                "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
-                "v1-5-pruned-emaonly-fp16.safetensors?download=true",
-                "hash": "e9476a13728cd75d8279f6ec8bad753a66a1957ca375a1464dc63b37db6e3916",
+                "name": name,
+                "url": f"{folder}{name}?download=true",
+                "hash": sha256,
                 "hash_type": "SHA256",
                 "directory": "checkpoints",
             }
         ]
-    },
+    }
+
+
+SD15 = Models(
+    checkpoint="v1-5-pruned-emaonly-fp16.safetensors",
+    checkpoint_source=_checkpoint(
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/",
+        "e9476a13728cd75d8279f6ec8bad753a66a1957ca375a1464dc63b37db6e3916",
+    ),
     style="MoXinV1.safetensors",
     style_source={
         "models": [
@@ -64,18 +74,11 @@ SD15 = Models(
 SDXL = replace(
     SD15,
     checkpoint="sd_xl_base_1.0.safetensors",
-    checkpoint_source={
-        "models": [
-            {
-                "name": "sd_xl_base_1.0.safetensors",
-                "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"
-                "sd_xl_base_1.0.safetensors?download=true",
-                "hash": "31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b",
-                "hash_type": "SHA256",
-                "directory": "checkpoints",
-            }
-        ]
-    },
+    checkpoint_source=_checkpoint(
+        "sd_xl_base_1.0.safetensors",
+        "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/",
+        "31e35c80fc4829d14f90153f4c74cd59c90b779f6afe05a74cd6120b893f7e5b",
+    ),
     style="pixel-art-xl.safetensors",
     style_source={},
     style_prompt="pixel art, a fox under a pine tree, misty mountains",
@@ -88,18 +91,11 @@ SDXL = replace(
 FLUX = replace(
     SD15,
     checkpoint="flux1-dev-fp8.safetensors",
-    checkpoint_source={
-        "models": [
-            {
-                "name": "flux1-dev-fp8.safetensors",
-                "url": "https://huggingface.co/Comfy-Org/flux1-dev/resolve/main/"
-                "flux1-dev-fp8.safetensors?download=true",
-                "hash": "8e91b68084b53a7fc44ed2a3756d821e355ac1a7b6fe29be760c1db532f3d88a",
-                "hash_type": "SHA256",
-                "directory": "checkpoints",
-            }
-        ]
-    },
+    checkpoint_source=_checkpoint(
+        "flux1-dev-fp8.safetensors",
+        "https://huggingface.co/Comfy-Org/flux1-dev/resolve/main/",
+        "8e91b68084b53a7fc44ed2a3756d821e355ac1a7b6fe29be760c1db532f3d88a",
+    ),
     style="flux_dev_frostinglane_araminta_k.safetensors",
     style_source={},
     style_prompt="a fox under a pine tree, misty mountains, frstingln illustration",

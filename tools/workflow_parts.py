@@ -176,24 +176,6 @@ def in_memory(graph: Graph, checkpoint: int, lora: tuple[int, int], left: int) -
     )
 
 
-def blocked(graph: Graph, checkpoint: int, stack: int, text: str, row: int) -> int:
-    """Block strengths on a row of the stack, their chart, and the node that applies it all."""
-    blocks = graph.add(
-        "LoomBlocks",
-        (860, 120),
-        (460, 420),
-        [("LORA_STACK", "LORA_STACK"), ("report", "STRING"), ("energy chart", "IMAGE")],
-        [
-            ("lora_stack", "LORA_STACK", (stack, 2)),
-            ("model", "MODEL", (checkpoint, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
-        ],
-        [text, row, "auto", "none", 0],
-    )
-    graph.add("PreviewImage", (1360, 420), (300, 300), [], [("images", "IMAGE", (blocks, 2))])
-    return apply(graph, checkpoint, (blocks, 0), left=1360)
-
-
 def scheduled(
     graph: Graph, checkpoint: int, stack: tuple[int, int], widgets: list[Any], height: int
 ) -> int:

@@ -54,8 +54,9 @@ def write_sum(
     into, base: (out, in, *kernel), any layout, fp32, fp16 or bf16; they may be one tensor. up: (out, rank),
     down: (rank, in * kernel), float32, all on one device. The bits depend on the shapes and values alone.
     """
-    quick = _quick_product() if into.device.type == "cpu" else None
-    piece = _CPU_PIECE if into.device.type == "cpu" else _DEVICE_PIECE
+    on_cpu = into.device.type == "cpu"
+    quick = _quick_product() if on_cpu else None
+    piece = _CPU_PIECE if on_cpu else _DEVICE_PIECE
     rows = max(1, piece // down.shape[1])
     for start in range(0, into.shape[0], rows):
         part = slice(start, start + rows)
