@@ -50,6 +50,16 @@ def host(tmp_path_factory):
         yield running
 
 
+@pytest.fixture
+def as_in_the_host():
+    """Without gradients, as nodes run; nothing stays loaded for the next test."""
+    import comfy.model_management
+
+    with torch.inference_mode():
+        yield
+    comfy.model_management.unload_all_models()
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """The same sums in the same order, whatever runs beside and in other processes."""

@@ -58,3 +58,8 @@ def sampled(
         disable_pbar=True,
         seed=7,
     )
+
+
+def distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """|| first - second || as a share of || second ||."""
+    return float((first.double() - second.double()).norm() / second.double().norm())

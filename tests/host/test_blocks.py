@@ -25,15 +25,10 @@ from lora_core.stack.blocktable import block_table
 from lora_core.stack.interop import read_lora_stack
 from lora_core.stack.rows import LoraStack, StackRow
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 ZEROED = {"SD1.5": "IN04", "SDXL": "IN04", "Flux": "D05"}
 families = pytest.mark.parametrize("family", list(ZEROED))
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 @pytest.fixture(scope="module")

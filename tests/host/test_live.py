@@ -9,7 +9,7 @@ import comfy.lora
 import comfy.model_management
 import pytest
 import torch
-from sampling import sampled
+from sampling import distance, sampled
 from small_models import CONFIGS, kohya_lora, small_model
 
 from lora_core.files.parse import parse_state_dict
@@ -18,15 +18,10 @@ from lora_core.host.stacking import Applied, apply_stack
 from lora_core.host.targets import model_targets
 from lora_core.stack.rows import LoraStack, StackRow
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 STRENGTHS = (0.8, -0.5, 0.6)
 CHANGES = 200 if os.environ.get("LOOM_FULL") else 50
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 def attention_lora(model, seed: int, rank: int = 4) -> dict[str, torch.Tensor]:
@@ -74,10 +69,6 @@ def applied(stack: LoraStack, model, mode: str) -> Applied:
 
 def hooks_on(model) -> int:
     return sum(len(module._forward_hooks) for module in model.model.modules())
-
-
-def distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    return float((first.double() - second.double()).norm() / second.double().norm())
 
 
 @pytest.mark.parametrize("family", CONFIGS)

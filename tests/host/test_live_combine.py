@@ -16,15 +16,10 @@ from lora_core.host.targets import model_targets
 from lora_core.stack.rows import LoraStack, StackRow
 from lora_core.stack.schedulerows import with_schedule
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 STEPS = 4
 STRENGTHS = (0.9, -0.7, 0.5)
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 @pytest.fixture(scope="module")

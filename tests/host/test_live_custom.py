@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import comfy.model_management
 import comfy_extras.nodes_custom_sampler as custom
 import comfy_extras.nodes_model_advanced as advanced
 import pytest
@@ -12,6 +11,8 @@ import torch
 from sampling import LATENTS, conditioning
 from small_models import small_model
 from test_live_schedule import TWO_HALVES, on, switching
+
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
 
 GUIDERS = {
     "basic": lambda model: custom.BasicGuider.execute(model, conditioning("SD1.5", 1)),
@@ -40,13 +41,6 @@ SCHEDULERS = {
         custom.BasicScheduler.execute(model, "normal", 8, 1.0)[0], 4
     )[1:],
 }
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 @pytest.fixture(scope="module")

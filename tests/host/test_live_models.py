@@ -13,7 +13,7 @@ import comfy.sd
 import pytest
 import torch
 from live_models import MORE, more_model, more_sampled
-from sampling import sampled
+from sampling import distance, sampled
 from small_models import kohya_lora, small_model
 
 from lora_core.files.parse import parse_state_dict
@@ -21,14 +21,9 @@ from lora_core.host.stacking import apply_stack
 from lora_core.host.targets import model_targets
 from lora_core.stack.rows import LoraStack, StackRow
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 CHANGES = 200 if os.environ.get("LOOM_FULL") else 40
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 def tensors_for(model, seed: int = 0, rank: int = 4) -> dict[str, torch.Tensor]:
@@ -52,10 +47,6 @@ def stack_on(model, *strengths: float) -> LoraStack:
 
 def on(stack, model, mode):
     return apply_stack(stack, model, None, "partial", mode).model
-
-
-def distance(first, second) -> float:
-    return float((first.double() - second.double()).norm() / second.double().norm())
 
 
 def hooks_on(model) -> int:

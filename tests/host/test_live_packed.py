@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import comfy.model_management
 import pytest
 import torch
 from packed_weights import in_packed_layers, pack
-from sampling import sampled
+from sampling import distance, sampled
 from small_models import kohya_lora, small_model
 
 from lora_core.files.parse import parse_state_dict
@@ -14,12 +13,7 @@ from lora_core.host.stacking import apply_stack
 from lora_core.host.targets import model_targets
 from lora_core.stack.rows import LoraStack, StackRow
 
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
 
 
 def stack_for(model, *strengths: float) -> LoraStack:
@@ -54,10 +48,6 @@ def bytes_of(model) -> list[torch.Tensor]:
         weight.data.as_subclass(torch.Tensor).clone()
         for weight in model.model.diffusion_model.parameters()
     ]
-
-
-def distance(first, second) -> float:
-    return float((first.double() - second.double()).norm() / second.double().norm())
 
 
 def latents(stack, model, mode):

@@ -17,12 +17,7 @@ from lora_core.host.targets import model_targets
 from lora_core.stack.interop import StackList
 from lora_core.stack.rows import LoraStack, StackRow
 
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
 
 
 @pytest.fixture(scope="module")

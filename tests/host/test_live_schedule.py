@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.model_management
-import comfy.patcher_extension
 import pytest
 import torch
 from sampling import sampled, sigmas_of
@@ -14,15 +12,10 @@ from lora_core.host.stacking import apply_stack
 from lora_core.host.targets import model_targets
 from lora_core.stack.rows import LoraStack, StackRow
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 STEPS = 4
 TWO_HALVES = "0.2@0,0.9@0.5:curve=step"
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from lora_core.host.targets import model_targets
 from lora_core.resolve import resolve
 from lora_core.stack.rows import LoraStack, StackRow
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # A unit in the last place of each dtype, as a fraction of a weight's magnitude: both round once, but our float32 sum
 # and core's differ in their last bits and may fall on the two sides of a tie.
@@ -38,13 +40,6 @@ cases = pytest.mark.parametrize(
     ],
     ids=lambda value: str(value).removeprefix("torch."),
 )
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 def make_stack(model, count: int = 3) -> list[tuple[StackRow, dict[str, torch.Tensor]]]:

@@ -18,14 +18,9 @@ from lora_core.host.stacking import apply_stack
 from lora_core.host.targets import model_targets
 from lora_core.stack.rows import LoraStack, StackRow
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 def on(model, *strengths: float):

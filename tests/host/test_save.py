@@ -26,18 +26,13 @@ from lora_core.stack.rows import LoraStack, StackRow
 from tools.devkit.base_directory import TOY_MODEL
 from tools.devkit.host_client import PromptFailed
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 # The weights of the small models are float32; the factors are stored in fp16 and rounded once more where alpha / rank
 # is no power of two, each by half a unit at most, relative to a delta.
 TOLERANCE = 2**-10
 # Core reads no module of a UNet under today's diffusers names; ours does.
 NOT_CORES = {("SD1.5", PEFT), ("SDXL", PEFT)}
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 @pytest.fixture

@@ -25,16 +25,11 @@ from lora_core.stack.rows import LoraStack, StackRow
 from lora_core.sweep.points import AxisLabels, Point, Sweep
 from lora_core.sweep.values import AxisOrder
 
+pytestmark = pytest.mark.usefixtures("as_in_the_host")
+
 NAMES = ("sweep_style.safetensors", "sweep_character.safetensors")
 NONE = AxisOrder("y", "none")
 STRENGTHS = AxisOrder("x", "strength", 1, values="0, 0.4, 1")
-
-
-@pytest.fixture(autouse=True)
-def _as_in_the_host():
-    with torch.inference_mode():
-        yield
-    comfy.model_management.unload_all_models()
 
 
 @pytest.fixture

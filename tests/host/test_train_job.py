@@ -18,9 +18,9 @@ import pytest
 import torch
 from training_toy import (
     CHECKPOINT,
-    FULL,
     GRAPH,
     HIDDEN,
+    LONG,
     SETTINGS,
     STEPS,
     TOLD,
@@ -48,8 +48,6 @@ from tools.devkit.environment import ROOT, located
 
 # The worker's processes have one thread each.
 pytestmark = pytest.mark.usefixtures("one_thread")
-# Each process of the worker takes seconds to import torch and the host.
-LONG = pytest.mark.skipif(not FULL, reason="the long matrix: LOOM_FULL=1")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from job_probe import digest
 from training_toy import (
     CHECKPOINT,
     FULL,
+    LONG,
     STEPS,
     ask,
     assert_alike,
@@ -36,8 +37,6 @@ from lora_core.train.state import states_in
 
 # The worker's processes have one thread each.
 pytestmark = pytest.mark.usefixtures("one_thread")
-# Each process of the worker takes seconds to import torch and the host.
-LONG = pytest.mark.skipif(not FULL, reason="the long matrix: LOOM_FULL=1")
 
 
 @pytest.fixture(scope="module")

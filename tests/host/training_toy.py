@@ -14,6 +14,7 @@ from pathlib import Path
 import comfy.sd
 import folder_paths
 import numpy as np
+import pytest
 import safetensors
 import safetensors.torch
 import torch
@@ -43,6 +44,8 @@ SETTINGS = TrainSettings(
 )  # fmt: skip
 # The long matrix, whose runs are of 50 steps.
 FULL = bool(os.environ.get("LOOM_FULL"))
+# Each process of the worker takes seconds to import torch and the host.
+LONG = pytest.mark.skipif(not FULL, reason="the long matrix: LOOM_FULL=1")
 STEPS = 50 if FULL else 6
 # A tenth of the rate that suits this model: at that one, a training makes rounding a thousand times as large in 50 steps
 # even in one process, and nothing could be told from it (docs/benchmarks.md, ranks).
