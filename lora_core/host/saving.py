@@ -16,7 +16,7 @@ from ..account import describe
 from ..errors import LoraFileError, SaveError
 from ..files.convert import convert
 from ..files.dtypes import DTYPES, cast
-from ..files.filenames import MOST_BYTES, is_short
+from ..files.filenames import MOST_BYTES, is_short, slashed
 from ..files.metadata_edit import PEFT_SETTINGS, edited
 from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
@@ -209,10 +209,11 @@ def _place(order: SaveOrder) -> tuple[Path, str]:
 def _check_not_hidden(listed: str, path: Path) -> None:
     """Two loras folders may hold the same name; loaders open the first."""
     try:
-        _, found = find_lora(listed)
+        name, found = find_lora(listed)
     except LoraFileError:
         return
-    if found.resolve() != path.resolve():
+    # A name that is not there yet finds a file of the same last part in another folder: that one hides nothing.
+    if slashed(name) == slashed(listed) and found.resolve() != path.resolve():
         raise SaveError(
             f"Another loras folder has a {listed} already, and every loader would open that one. Choose another name."
         )

@@ -164,7 +164,7 @@ def test_a_name_must_stay_in_the_folder_be_valid_and_be_the_one_that_loaders_ope
     save_lora(tensors, NO_FILE, SaveOrder("same", folder="models/loras"))
     with pytest.raises(SaveError, match="Another loras folder has a same"):
         save_lora(tensors, NO_FILE, SaveOrder("same"))
-    output.mkdir()
+    assert save_lora(tensors, NO_FILE, SaveOrder("sub/same")).name == "sub/same.safetensors"
     (output / "out").symlink_to("/")
     with pytest.raises(SaveError, match="leads out of output/loras"):
         save_lora(tensors, NO_FILE, SaveOrder("out/x"))
