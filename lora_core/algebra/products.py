@@ -1,4 +1,4 @@
-"""base + up @ down with one rounding, piece by piece, so that no second copy of a weight is ever held."""
+"""Products of matrices where torch's own are slow: base + up @ down with one rounding, piece by piece, and x @ y.T."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import torch
 # Elements that are widened at a time: what the caches of a CPU hold; on a device few launches count more.
 _CPU_PIECE = 1 << 20
 _DEVICE_PIECE = 1 << 24
-# Of oneDNN's product: no bias, nothing done to what it gives.
-_PLAIN: tuple[object, ...] = (None, "none", [], "")
+# Of oneDNN's product: nothing done to what it gives; and no bias.
+_AS_IT_IS: tuple[object, ...] = ("none", [], "")
+_PLAIN: tuple[object, ...] = (None, *_AS_IT_IS)
+# Multiplications below which its setting up takes longer than it saves.
+_FEW = 1 << 21
 
 
 @functools.cache
@@ -35,6 +38,18 @@ def _quick_product() -> Callable[..., torch.Tensor] | None:
 def _multiplies(product: Callable[..., torch.Tensor]) -> bool:
     x, y = torch.eye(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     return torch.equal(product(x, y, *_PLAIN), y.T)
+
+
+def times(x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x @ y.T + bias without gradient. x: (rows, inner), y: (out, inner), bias: (out,), of one dtype, on one device.
+
+    Transposed views cost nothing: times(x.T, y.T) is x.T @ y.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() * y.shape[0] >= _FEW:
+        quick = _quick_product()
+        if quick is not None:
+            return quick(x, y, bias, *_AS_IT_IS)
+    return x @ y.T if bias is None else torch.addmm(bias, x, y.T)
 
 
 def add_product(weight: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

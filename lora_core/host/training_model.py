@@ -116,8 +116,10 @@ def ready(model: Any, clip: Any = None, settings: TrainSettings | None = None) -
         undo.enter_context(torch.enable_grad())
         undo.enter_context(_in_training())
         undo.enter_context(ordinary_tensors(inner))
+        undo.enter_context(frozen(inner))
         if clip is not None:
             undo.enter_context(ordinary_tensors(clip.cond_stage_model))
+            undo.enter_context(frozen(clip.cond_stage_model))
             undo.enter_context(_copying_norms(clip.cond_stage_model))
         undo.enter_context(_raw_answers(inner.model_sampling))
         if not isinstance(inner.diffusion_model, _WITHOUT_CHANGES_IN_PLACE):
@@ -157,6 +159,19 @@ def ordinary_tensors(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for held, name, value in kept:
             held[name] = value
+
+
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
+    """No gradients of the module's own weights, within the block: what was loaded outside inference mode asks for them."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

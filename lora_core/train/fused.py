@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from ..algebra.products import times
+
 
 class _Beside(torch.autograd.Function):
     """y = x W^T + b + scale (x A^T) B^T, everything added in place. What is kept for backward is x and x A^T."""
@@ -22,8 +24,8 @@ class _Beside(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        y = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
-        inner = rows @ down.T
+        y = times(rows, weight, bias)
+        inner = times(rows, down)
         y.addmm_(inner, up.T, alpha=scale)
         ctx.save_for_backward(rows, inner, weight, down, up)
         ctx.scale, ctx.shape = scale, x.shape
@@ -34,12 +36,13 @@ class _Beside(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, inner, weight, down, up = ctx.saved_tensors
         g = gradient.reshape(-1, gradient.shape[-1])
-        back = (g @ up).mul_(ctx.scale)
+        back = times(g, up.T).mul_(ctx.scale)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (g @ weight).addmm_(back, down).view(ctx.shape)
-        of_up = (g.T @ inner).mul_(ctx.scale)
-        return of_x, None, None, back.T @ rows, of_up, None
+            of_x = times(g, weight.T).addmm_(back, down).view(ctx.shape)
+        # The long side last: such a product is the faster one, and turning so little around costs nothing.
+        of_up = times(inner.T, g.T).T.mul(ctx.scale)
+        return of_x, None, None, times(back.T, rows.T), of_up, None
 
 
 class _Merged(torch.autograd.Function):
@@ -57,7 +60,7 @@ class _Merged(torch.autograd.Function):
     ) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
         merged = torch.addmm(weight, up, down, alpha=scale)
-        y = rows @ merged.T if bias is None else torch.addmm(bias, rows, merged.T)
+        y = times(rows, merged, bias)
         ctx.save_for_backward(rows, weight, down, up)
         ctx.scale, ctx.shape = scale, x.shape
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -69,8 +72,8 @@ class _Merged(torch.autograd.Function):
         g = gradient.reshape(-1, gradient.shape[-1])
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = (g @ torch.addmm(weight, up, down, alpha=ctx.scale)).view(ctx.shape)
-        of_weight = (g.T @ rows).mul_(ctx.scale)
+            of_x = times(g, torch.addmm(weight, up, down, alpha=ctx.scale).T).view(ctx.shape)
+        of_weight = times(g.T, rows.T).mul_(ctx.scale)
         return of_x, None, None, up.T @ of_weight, of_weight @ down.T, None
 
 

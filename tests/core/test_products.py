@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_core.algebra import products
-from lora_core.algebra.products import add_product, write_sum
+from lora_core.algebra.products import add_product, times, write_sum
 
 RANK = 40
 SHAPES = [(1, 5), (320, 320), (77, 33, 3, 3), (3000, 640), (300, 40, 1, 1)]
@@ -79,3 +79,22 @@ def test_both_kernels_agree_to_the_order_of_the_sums(monkeypatch):
     first = add_product(weight.clone(), up, down)
     monkeypatch.setattr(products, "_quick_product", lambda: None)
     torch.testing.assert_close(first, add_product(weight, up, down), rtol=1e-6, atol=1e-6)
+
+
+# Below and above the size from which oneDNN is asked.
+@pytest.mark.parametrize("size", [(3, 5, 7), (256, 320, 64), (40, 2048, 77)], ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_product_is_that_of_float64_however_its_factors_lie(kernel, size, turned, with_bias):
+    rows, inner, out = size
+    generator = torch.Generator().manual_seed(rows)
+    shapes = ((inner, rows), (inner, out)) if turned else ((rows, inner), (out, inner))
+    x, y = (torch.randn(shape, generator=generator) for shape in shapes)
+    x, y = (x.T, y.T) if turned else (x, y)
+    bias = torch.randn(out, generator=generator) if with_bias else None
+    expected = x.double() @ y.double().T + (0 if bias is None else bias.double())
+    found = times(x, y, bias)
+    assert found.shape == (rows, out)
+    assert float((found.double() - expected).norm()) <= 1e-6 * float(expected.norm())
+    exact = times(x.double(), y.double(), None if bias is None else bias.double())
+    torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-12)

@@ -268,6 +268,24 @@ def test_beside_or_merged_a_linear_layer_gives_the_same_gradients(rows, merges, 
         assert torch.allclose(ours, plain, atol=1e-12)
 
 
+@pytest.mark.parametrize("merges", [False, True])
+def test_a_linear_of_a_size_that_onednn_is_asked_for_has_the_gradients_of_float64(merges):
+    rows, inside, out, rank = (4000, 96, 64, 24) if merges else (600, 96, 320, 8)
+    assert merging_is_cheaper(rows, torch.Size((out, inside)), rank) == merges
+    generator = torch.Generator().manual_seed(5)
+    shapes = ((rows, inside), (rank, inside), (out, rank), (out, inside), (out,))
+    drawn = [torch.randn(shape, generator=generator) * 0.2 for shape in shapes]
+    found = []
+    for numbers in (drawn, [each.double() for each in drawn]):
+        x, down, up = (each.clone().requires_grad_() for each in numbers[:3])
+        y = linear_with_branch(x, numbers[3], numbers[4], down, up, 0.7)
+        found.append([y, *torch.autograd.grad(y.square().mean(), (x, down, up))])
+    for single, double in zip(*found, strict=True):
+        assert float((single.detach().double() - double.detach()).norm()) <= 2e-6 * float(
+            double.detach().norm()
+        )
+
+
 def test_a_forward_that_another_took_over_is_called_and_left_alone():
     net = network().float()
     layer, asked = net.ends[0], []

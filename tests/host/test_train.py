@@ -186,6 +186,27 @@ def test_gradients_of_one_step_are_those_of_the_merged_weight(toy, rings):
         assert float((mine - plain).norm()) <= 1e-3 * float(plain.norm()) + 1e-9
 
 
+def test_weights_loaded_outside_inference_mode_get_no_gradients_and_ask_for_them_again_afterwards(
+    toy,
+):
+    with torch.inference_mode(False):
+        file = str(TOY_MODEL / "loom_toy.safetensors")
+        model = comfy.sd.load_checkpoint_guess_config(file, False, False)[0]
+        comfy.model_management.load_models_gpu([model])
+    network = model.model.diffusion_model
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    with ready(model) as predict:
+        branches = filled_branches(model)
+        with adapters.attached(network, branches):
+            said = {"cross_attn": torch.zeros(1, 77, 64)}
+            predict(torch.ones(1, 4, 8, 8), torch.tensor([1.0]), (said,)).sum().backward()
+        assert all(branch.up.grad is not None for branch in branches)
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_a_batch_of_two_is_the_mean_of_two_batches_of_one(toy, rings):
     model = toy[0]
     levels = noise_levels(model.model.model_sampling)
