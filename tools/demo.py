@@ -23,7 +23,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from tools.demo_lessons import PAIR, RUN_LIMIT, SHORT_STEPS, cut, is_lesson, trained_file
+from tools.demo_lessons import LONG, PAIR, RUN_LIMIT, SHORT_STEPS, cut, is_lesson, trained_file
 from tools.devkit.base_directory import TOY_WORKFLOWS, standard_base
 from tools.devkit.environment import ROOT, located
 from tools.devkit.host_client import HostClient
@@ -72,14 +72,15 @@ class Seen:
         return sum(reading.character for reading in self.readings) / len(self.readings)
 
 
-def with_files(prompt: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
-    """The style and character workflow with other LoRA files, by the roles of its rows."""
+def with_files(prompt: dict[str, Any], files: dict[str, tuple[str, float]]) -> dict[str, Any]:
+    """The style and character workflow with other LoRA files at other strengths, by the roles of its rows."""
     changed = copy.deepcopy(prompt)
     for node in changed.values():
         if node["class_type"] == "LoomStack":
             stack = json.loads(node["inputs"]["rows"])
             for row in stack["rows"]:
-                row["lora"] = files[row["role"]]
+                row["lora"], row["model"] = files[row["role"]]
+                row["clip"] = row["model"]
             node["inputs"]["rows"] = json.dumps(stack)
     return changed
 
@@ -196,7 +197,7 @@ def run_examples(client: HostClient, out: Path, train: bool) -> dict[str, dict[s
         name, prompt = file.stem, api_prompt(json.loads(file.read_text("utf-8")), info)
         note = ""
         if is_lesson(prompt) and not train:
-            if name in PAIR.values():
+            if name in LONG:
                 print(f"  {name}: left out, it takes minutes; --train runs it")
                 continue
             prompt, note = cut(prompt), f" (cut to {SHORT_STEPS} of {STEPS} steps)"
@@ -264,8 +265,12 @@ def main() -> int:
         prompt = prompts["style_and_character"]
         rows = shown(client, prompt, options.seeds, options.out / "sheet.png")
         if options.train:
-            files = {role: trained_file(client, prompts[name]) for role, name in PAIR.items()}
-            print(f"\nThe same with what was trained here, {' and '.join(files.values())}:")
+            files = {
+                role: (trained_file(client, prompts[lesson.workflow]), lesson.strength)
+                for role, lesson in PAIR.items()
+            }
+            named = " and ".join(f"{name} at {strength:g}" for name, strength in files.values())
+            print(f"\nThe same with what was trained here, {named}:")
             sheet_of_these = options.out / "sheet_trained.png"
             shown(client, with_files(prompt, files), options.seeds, sheet_of_these)
     if options.renew:

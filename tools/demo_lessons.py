@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 from tools.devkit.host_client import HostClient
 
 # About a minute on two CPU cores: enough to see that something is learned, too few to learn it well.
 SHORT_STEPS = 400
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A training example, and the strength at which what it makes is shown."""
+
+    workflow: str
+    strength: float
+
+
+# The style is as it was learned at 1, the character beside it at the demo's own 0.9.
+PAIR = {"style": Lesson("train_style", 1.0), "character": Lesson("train_on_style", 0.9)}
 # Minutes each, so only where they are asked for.
-PAIR = {"style": "train_style", "character": "train_character"}
+LONG = ("train_style", "train_character", "train_on_style")
 RUN_LIMIT = 3600.0  # seconds
 
 Prompt = dict[str, Any]

@@ -173,6 +173,7 @@ WORKFLOWS: dict[str, Callable[[Models], Graph]] = {
     "train_then_stack": workflow_train.train_then_stack,
     "train_style": workflow_train.train_style,
     "train_character": workflow_train.train_character,
+    "train_on_style": workflow_train.train_on_style,
     "trained_pair": workflow_train.trained_pair,
     "style_of_one_block": workflow_strengths.style_of_one_block,
     "flux_style": workflow_strengths.flux_style,

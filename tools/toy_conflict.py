@@ -29,7 +29,7 @@ AGAINST, TURNED, SEED = 0.7, 0.3, 41
 def planted(
     style: Mapping[str, torch.Tensor], character: Mapping[str, torch.Tensor], seed: int = SEED
 ) -> dict[str, torch.Tensor]:
-    """The style's tensors, and for each UNet layer of the character that the style lacks
+    """The style's tensors, and beside them for each UNet layer of the character
 
     -AGAINST * up (I + TURNED * noise) down: the character's own input and output directions, turned among each other.
     """
@@ -37,15 +37,21 @@ def planted(
     tensors = dict(style)
     for key, up in character.items():
         name, _, part = key.partition(".")
-        if part != "lora_up.weight" or not name.startswith("lora_unet_") or key in style:
+        if part != "lora_up.weight" or not name.startswith("lora_unet_"):
             continue
         down, alpha = character[f"{name}.lora_down.weight"], character[f"{name}.alpha"]
         rank = down.shape[0]
         noise = torch.randn(rank, rank, generator=generator) / math.sqrt(rank)
-        mixed = up.float().flatten(1) @ (torch.eye(rank) + TURNED * noise)
-        tensors[key] = (-AGAINST * mixed).reshape(up.shape).to(up.dtype).contiguous()
-        tensors[f"{name}.lora_down.weight"] = down
-        tensors[f"{name}.alpha"] = alpha
+        turned = up.float().flatten(1) @ (torch.eye(rank) + TURNED * noise)
+        against = (-AGAINST * float(alpha) / rank * turned).reshape(up.shape)
+        ups, downs = [against], [down.float()]
+        if key in style:
+            own = style[f"{name}.lora_down.weight"]
+            ups.append(style[key].float() * (float(style[f"{name}.alpha"]) / own.shape[0]))
+            downs.append(own.float())
+        tensors[key] = torch.cat(ups, dim=1).to(up.dtype)
+        tensors[f"{name}.lora_down.weight"] = torch.cat(downs).to(down.dtype)
+        tensors[f"{name}.alpha"] = torch.tensor(float(sum(each.shape[0] for each in downs)))
     return tensors
 
 

@@ -17,6 +17,7 @@ from tools.toy_pictures import (
     CHARACTER_SHAPE,
     COLOURS,
     GROUNDS,
+    RADII,
     SHAPES,
     Picture,
     caption,
@@ -25,6 +26,7 @@ from tools.toy_pictures import (
 )
 
 DRAWINGS, PORTRAITS, TEN = "loom_toy_drawings", "loom_toy_portraits", "loom_toy_ten"
+BOTH_MANNERS = "loom_toy_portraits_and_drawings"
 # Small enough for a gap between shape and frame.
 _FRAMED_RADII = (0.3, 0.39)
 # What may change from portrait to portrait is said, as it would be of a person. The toy does not know these words.
@@ -57,6 +59,19 @@ def portraits(count: int = 20, seed: int = 62) -> list[Captioned]:
     return made
 
 
+def portraits_and_drawings(count: int = 30, seed: int = 62) -> list[Captioned]:
+    """The purple ring, every other time in the manner of the drawings; the captions say so with the style's trigger."""
+    rng = random.Random(seed)
+    made = []
+    for number in range(count):
+        ground, styled = list(GROUNDS)[number % len(GROUNDS)], number % 2 == 1
+        plain = Picture(None, CHARACTER_SHAPE, ground)
+        picture = placed_at_random(plain, rng, _FRAMED_RADII if styled else RADII)
+        said = f"zwx on a {ground} ground"
+        made.append((replace(picture, styled=styled), f"ohwx {said}" if styled else said))
+    return made
+
+
 def write_folder(folder: Path, pictures: Sequence[Captioned]) -> None:
     """One PNG and one .txt with its caption a picture, named by number; what an older version drew goes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +86,7 @@ def write_all(inputs: Path) -> None:
     """The folders of all training examples, inside the folder from which a host reads its inputs."""
     write_folder(inputs / DRAWINGS, drawings())
     write_folder(inputs / PORTRAITS, portraits())
+    write_folder(inputs / BOTH_MANNERS, portraits_and_drawings())
     write_folder(inputs / TEN, portraits(10, 63))
 
 

@@ -102,16 +102,6 @@ def unet_names(model: Any) -> dict[str, str]:
     return names
 
 
-def text_names(encoder: torch.nn.Module) -> dict[str, str]:
-    """Return kohya's name of every layer of the text encoder by its path."""
-    names = {}
-    for path, _ in encoder.named_modules():
-        _, found, tail = path.partition("text_model.")
-        if found:
-            names[path] = "lora_te_text_model_" + tail.replace(".", "_")
-    return names
-
-
 def write(
     branches: Iterable[Branch], file: Path, metadata: dict[str, str], gain: float = 1.0
 ) -> None:

@@ -62,12 +62,19 @@ SD15 = Models(
         512,
         "sks_leah woman reading in a train",
     ),
+    on_style_lesson=Lesson(
+        "my_portraits_and_drawings",
+        "sks_leah",
+        "{caption}",
+        512,
+        "sks_leah woman reading in a train",
+    ),
     ten_lesson=Lesson(
         "my_ten_pictures", "sks_mug", "sks_mug mug {caption}", 512, "sks_mug mug on a beach"
     ),
     ten_and_style_prompt="shuimobysim, sks_mug mug on a table, misty mountains",
     trained_style=f"{workflow_train.STYLE_FILE}.safetensors",
-    trained_character=f"{workflow_train.CHARACTER_FILE}.safetensors",
+    trained_character=f"{workflow_train.ON_STYLE_FILE}.safetensors",
     trained_prompt="ohwx illustration of sks_leah on a rainy street",
 )
 
@@ -122,11 +129,14 @@ TOY = Models(
     character_lesson=Lesson(
         toy_datasets.PORTRAITS, "zwx", "zwx {caption}", 256, "zwx on a dark ground"
     ),
+    on_style_lesson=Lesson(
+        toy_datasets.BOTH_MANNERS, "zwx", "{caption}", 256, "zwx on a dark ground"
+    ),
     ten_lesson=Lesson(toy_datasets.TEN, "zwx", "zwx {caption}", 256, "zwx on a dark ground"),
     ten_and_style_prompt="ohwx zwx on a dark ground",
     trained_style="loom_toy_style.safetensors",
     trained_character="loom_toy_character.safetensors",
     trained_prompt="ohwx zwx on a dark ground",
-    style_blocks="OUT04-OUT05=1",
+    style_blocks="IN05=1\nM00=1\nOUT*=1",
     face_blocks="IN*=1\nM00=1\nOUT00-OUT03=1",
 )

@@ -37,6 +37,7 @@ class Models:
     where: str
     style_lesson: Lesson
     character_lesson: Lesson
+    on_style_lesson: Lesson
     ten_lesson: Lesson
     ten_and_style_prompt: str
     trained_style: str
@@ -108,16 +109,23 @@ def style_stack(graph: Graph, models: Models) -> int:
     return _stack_of(graph, [_row(models.style, 0.8, "style")], None, None, "auto")
 
 
+def one_row(graph: Graph, checkpoint: int, style: str, at: tuple[int, int]) -> int:
+    """A stack of nothing but a style at 0.8, on the checkpoint."""
+    rows = [_row(style, 0.8, "style")]
+    return _stack_of(graph, rows, (checkpoint, 0), (checkpoint, 1), "auto", at)
+
+
 def _stack_of(
     graph: Graph,
     rows: list[dict[str, Any]],
     model: tuple[int, int] | None,
     clip: tuple[int, int] | None,
     mode: str,
+    at: tuple[int, int] = (420, 120),
 ) -> int:
     return graph.add(
         "LoomStack",
-        (420, 120),
+        at,
         (420, 420),
         STACK_OUTPUTS,
         [

@@ -11,7 +11,7 @@ def block_strengths(models: Models) -> Graph:
     """The pair with strengths of single blocks, and the chart of what they leave."""
     return _with_blocks(
         models,
-        "IN*=0\nOUT*=0.9",
+        "IN*=0\nOUT*=1.2",
         1,
         "loom/block_strengths",
         "## Block strengths\nOne line a block or range. The chart shows what is left of each.",

@@ -10,7 +10,10 @@ from tools.workflow_graph import Graph
 from tools.workflow_parts import Lesson, Models
 
 STEPS = 1500
+# Two manners are more to learn than one.
+STEPS_ON_STYLE = 2500
 STYLE_FILE, CHARACTER_FILE = "loom/ohwx_illustration", "loom/sks_leah"
+ON_STYLE_FILE = "loom/sks_leah_drawn"
 _TEN_FILE = "loom/from_ten_pictures"
 
 # The widgets of Loom Dataset behind the four that a lesson sets, and of Loom Train Settings, at their defaults.
@@ -18,7 +21,7 @@ _DATASET = (
     "", 1, False, False, 0.05, 0.1, "", 1, "centre", "alpha and mask files", 0.1, 1.0, False, 64, 0,
 )  # fmt: skip
 _SETTINGS = (
-    STEPS, 0.0, 16, 0.0, 1, "attention and convolutions", 0, "", "cosine", 0.05, 1, "auto", 0.0, 0.0, 1.0, 5.0, 0.0,
+    0.0, 16, 0.0, 1, "attention and convolutions", 0, "", "cosine", 0.05, 1, "auto", 0.0, 0.0, 1.0, 5.0, 0.0,
     0.99, 0.01, 1.0, 0, 0, 2, "LoRA", 8, "", "", 0.0, 0.0, 1.0, "auto", "square", 0.1, 1.0, "AdamW", 1.0, 0.5, True, 0,
     False, False, 0, "", 20, 0.0,
 )  # fmt: skip
@@ -43,6 +46,26 @@ def train_character(models: Models) -> Graph:
         CHARACTER_FILE,
         "loom/train_character",
         "## Train a character\n20 portraits; captions name what may change, so that it stays free.",
+    )
+
+
+def train_on_style(models: Models) -> Graph:
+    """A character learned where a style already acts, so that the two agree, and both in one picture."""
+    graph = Graph()
+    checkpoint = parts.checkpoint(graph, models)
+    styled = parts.one_row(graph, checkpoint, models.trained_style, (40, 860))
+    train = _training(
+        graph, checkpoint, models.on_style_lesson, ON_STYLE_FILE, STEPS_ON_STYLE, styled
+    )
+    both = parts.with_trained(graph, checkpoint, (train, 0), models.trained_style, 1840)
+    return parts.ending(
+        graph,
+        models,
+        (both, checkpoint),
+        models.trained_prompt,
+        "loom/train_on_style",
+        "## Train on a style\nMODEL and CLIP carry the style while the character is learned from 15 portraits and 15 drawings in it.",
+        left=2300,
     )
 
 
@@ -101,8 +124,19 @@ def _trained(models: Models, lesson: Lesson, file: str, prefix: str, note: str) 
     return parts.ending(graph, models, (used, checkpoint), lesson.prompt, prefix, note, left=2220)
 
 
-def _training(graph: Graph, checkpoint: int, lesson: Lesson, file: str) -> int:
-    """Dataset, settings and training, with contact sheet, chart and sample pictures; the id of Loom Train."""
+def _training(
+    graph: Graph,
+    checkpoint: int,
+    lesson: Lesson,
+    file: str,
+    steps: int = STEPS,
+    carrier: int | None = None,
+) -> int:
+    """Dataset, settings and training, with contact sheet, chart and sample pictures; the id of Loom Train.
+
+    carrier: the node whose MODEL and CLIP are trained on where it is not the checkpoint.
+    """
+    trained = checkpoint if carrier is None else carrier
     dataset = graph.add(
         "LoomDataset",
         (420, 120),
@@ -117,7 +151,7 @@ def _training(graph: Graph, checkpoint: int, lesson: Lesson, file: str) -> int:
         (400, 300),
         [("settings", "LOOM_TRAIN_SETTINGS")],
         [],
-        list(_SETTINGS),
+        [steps, *_SETTINGS],
     )
     train = graph.add(
         "LoomTrain",
@@ -131,8 +165,8 @@ def _training(graph: Graph, checkpoint: int, lesson: Lesson, file: str) -> int:
             ("samples", "IMAGE"),
         ],
         [
-            ("model", "MODEL", (checkpoint, 0)),
-            ("clip", "CLIP", (checkpoint, 1)),
+            ("model", "MODEL", (trained, 0)),
+            ("clip", "CLIP", (trained, 1)),
             ("vae", "VAE", (checkpoint, 2)),
             ("dataset", "LOOM_DATASET", (dataset, 0)),
             ("settings", "LOOM_TRAIN_SETTINGS", (settings, 0)),

@@ -13,8 +13,10 @@ _DEVICE_PIECE = 1 << 24
 # Of oneDNN's product: nothing done to what it gives; and no bias.
 _AS_IT_IS: tuple[object, ...] = ("none", [], "")
 _PLAIN: tuple[object, ...] = (None, *_AS_IT_IS)
-# Multiplications below which its setting up takes longer than it saves.
-_FEW = 1 << 21
+# Elements of the second factor and rows of the first below which its setting up takes longer than it saves. A row alone
+# is added up in another order than among others; from a few rows on its bits do not depend on how many there are, so that
+# ranks that share a batch find what one process finds.
+_FEW, _FEW_ROWS = 1 << 12, 8
 
 
 @functools.cache
@@ -45,7 +47,8 @@ def times(x: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None = None) ->
 
     Transposed views cost nothing: times(x.T, y.T) is x.T @ y.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() * y.shape[0] >= _FEW:
+    worth = x.shape[0] >= _FEW_ROWS and y.numel() >= _FEW
+    if worth and x.device.type == "cpu" and x.dtype == torch.float32:
         quick = _quick_product()
         if quick is not None:
             return quick(x, y, bias, *_AS_IT_IS)

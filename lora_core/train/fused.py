@@ -1,4 +1,8 @@
-"""A linear layer and its low-rank branch as one step of autograd: no temporaries of the output's size, few kernels."""
+"""A linear layer and its low-rank branch as one step of autograd: no temporaries of the output's size, few kernels.
+
+Sums over all rows of a batch are left to torch's own product, which adds them up in pieces: one chain of so many float32
+numbers is off by twice as much, and by another amount where ranks share the batch.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +45,8 @@ class _Beside(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = times(g, weight.T).addmm_(back, down).view(ctx.shape)
         # The long side last: such a product is the faster one, and turning so little around costs nothing.
-        of_up = times(inner.T, g.T).T.mul(ctx.scale)
-        return of_x, None, None, times(back.T, rows.T), of_up, None
+        of_up = (inner.T @ g).T.mul(ctx.scale)
+        return of_x, None, None, back.T @ rows, of_up, None
 
 
 class _Merged(torch.autograd.Function):
@@ -73,7 +77,7 @@ class _Merged(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = times(g, torch.addmm(weight, up, down, alpha=ctx.scale).T).view(ctx.shape)
-        of_weight = times(g.T, rows.T).mul_(ctx.scale)
+        of_weight = (g.T @ rows).mul_(ctx.scale)
         return of_x, None, None, up.T @ of_weight, of_weight @ down.T, None
 
 

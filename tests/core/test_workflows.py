@@ -150,6 +150,28 @@ def test_the_pair_is_trained_for_1500_steps_on_25_drawings_and_20_portraits(name
     assert len(drawn()) == {"train_style": 25, "train_character": 20}[name]
 
 
+@pytest.mark.parametrize("folder", [EXAMPLES, TWINS], ids=lambda folder: folder.name)
+def test_the_second_of_the_pair_is_trained_where_the_first_already_acts(folder):
+    workflow = read(folder / "train_on_style.json")
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: link for link in workflow["links"]}
+    (train,) = [node for node in nodes.values() if node["type"] == "LoomTrain"]
+    asked = {each["name"]: nodes[links[each["link"]][1]] for each in train["inputs"][:3]}
+    assert asked["model"] is asked["clip"]
+    assert asked["model"]["type"] == "LoomStack"
+    (row,) = json.loads(asked["model"]["widgets_values"][0])["rows"]
+    models = TOY if folder == TWINS else SD15
+    assert (row["lora"], row["model"]) == (models.trained_style, 0.8)
+    assert asked["vae"]["type"] == "CheckpointLoaderSimple"
+
+
+def test_half_of_the_pictures_of_the_second_are_in_the_manner_of_the_first_and_say_so():
+    drawn = toy_datasets.portraits_and_drawings()
+    assert sum(picture.styled for picture, _ in drawn) == len(drawn) / 2
+    for picture, said in drawn:
+        assert said == f"{'ohwx ' if picture.styled else ''}zwx on a {picture.ground} ground"
+
+
 def test_the_pictures_of_the_toy_lessons_are_drawn_with_a_caption_each_and_always_the_same(
     tmp_path,
 ):
@@ -157,6 +179,7 @@ def test_the_pictures_of_the_toy_lessons_are_drawn_with_a_caption_each_and_alway
     toy_datasets.write_all(tmp_path / "other")
     for folder, count in (
         (toy_datasets.DRAWINGS, 25), (toy_datasets.PORTRAITS, 20), (toy_datasets.TEN, 10),
+        (toy_datasets.BOTH_MANNERS, 30),
     ):  # fmt: skip
         files = sorted(path.name for path in (tmp_path / "one" / folder).iterdir())
         assert files == [f"{n:02}.{end}" for n in range(1, count + 1) for end in ("png", "txt")]

@@ -173,9 +173,10 @@ def assert_alike(one, other) -> None:
     """But for the order of float32 sums.
 
     One sum is off by some 1e-7 of its size. Adam divides a gradient by its own size, so that a number whose gradient
-    is all rounding moves by the whole rate, either way; those few make the distance. One process that adds a batch's
-    pictures up backwards is 7e-7 from itself after 50 steps, 1.2e-5 in what began at nought.
+    is all rounding moves by the whole rate, either way; those few make the distance. How far that is differs with the
+    order of sums inside a single product: six kernels that are all right to 4e-7 gave 1.3e-6 to 7.9e-6 for all of it,
+    1.3e-4 to 8e-4 for what began at nought.
     """
     whole, begun = apart(one, other)
     assert whole <= 1e-5
-    assert begun <= 2e-4
+    assert begun <= 2e-3

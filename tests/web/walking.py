@@ -39,6 +39,7 @@ _FEW_STRENGTHS = {"LoomSweep": {"x_values": "0.6, 0.8", "y_values": "0.7, 0.9"}}
 _SHORTENED = {
     "train_style": _FEW_STEPS,
     "train_character": _FEW_STEPS,
+    "train_on_style": _FEW_STEPS,
     "train_from_ten": _FEW_STEPS,
     "train_then_stack": _FEW_STEPS,
     "merge_methods": _FEW_METHODS,
