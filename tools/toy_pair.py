@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from tools.demo_lessons import PAIR, trained_file
 from tools.devkit.base_directory import TOY_MODEL, TOY_WORKFLOWS, standard_base
 from tools.devkit.environment import located
@@ -20,13 +22,16 @@ from tools.devkit.host_process import running_host
 from tools.workflow_graph import api_prompt
 
 LORAS = TOY_MODEL / "loras"
+# What the small file says of the training as the trained one did, and of that what no longer holds.
+_TOLD = ("ss_", "modelspec.architecture", "modelspec.resolution")
+_CHANGED = ("ss_network_alpha", "ss_network_dim")
 
 
 @dataclass(frozen=True)
 class Made:
     """A LoRA of the toy: the training example that it comes from, and what its file says of it.
 
-    gain: what the trained LoRA is multiplied by, so that its right strength is the demo's 0.8 or 0.9. megabytes: the
+    gain: what the trained LoRA is multiplied by, so that at the demo's 0.8 or 0.9 it is what was trained. megabytes: the
     file's size at most, shared over the layers by what they need.
     """
 
@@ -49,7 +54,7 @@ TRAINED = (
         PAIR["style"].workflow,
         "Toy style: a frame around the picture",
         "ohwx",
-        1.25,
+        1 / 0.8,
         0.7,
     ),
     Made(
@@ -57,7 +62,7 @@ TRAINED = (
         PAIR["character"].workflow,
         "Toy character: the purple ring",
         "zwx",
-        1.0,
+        1 / 0.9,
         0.8,
     ),
 )
@@ -77,18 +82,21 @@ def make(made: Made, work: Path) -> None:
         client = HostClient(host.url)
         workflow = json.loads((TOY_WORKFLOWS / f"{made.workflow}.json").read_text("utf-8"))
         listed = trained_file(client, api_prompt(workflow, client.object_info()))
-        small = base / "output" / "loras" / _small(client, listed, made)
-        shutil.copyfile(small, made.file)
+        loras = base / "output" / "loras"
+        with safe_open(loras / listed, "pt") as file:
+            told = file.metadata()
+        shutil.copyfile(loras / _small(client, listed, told, made), made.file)
     print(f"{made.name}: {made.file.stat().st_size} bytes", flush=True)
 
 
-def _small(client: HostClient, listed: str, made: Made) -> str:
-    """The trained file at its gain and size, in half precision; its name below output/loras."""
+def _small(client: HostClient, listed: str, trained: dict[str, str], made: Made) -> str:
+    """The trained file at its gain and size, in half precision, with its metadata; its name below output/loras."""
     row = {"lora": listed, "model": made.gain, "clip": made.gain, "on": True, "role": "free"}
-    metadata = {
-        "ss_base_model_version": "sd_v1",
+    metadata = {key: value for key, value in trained.items() if key.startswith(_TOLD)}
+    metadata = {key: value for key, value in metadata.items() if key not in _CHANGED} | {
         "ss_output_name": made.name,
-        "ss_tag_frequency": json.dumps({made.words: {made.words: 1}}),
+        "ss_sd_model_name": "loom_toy.safetensors",
+        "modelspec.prediction_type": "v",
         "modelspec.license": "MIT",
     }
     prompt = {

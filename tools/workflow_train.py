@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tools import workflow_parts as parts
 from tools.workflow_explore import swept
@@ -10,20 +11,35 @@ from tools.workflow_graph import Graph
 from tools.workflow_parts import Lesson, Models
 
 STEPS = 1500
-# Two manners are more to learn than one.
-STEPS_ON_STYLE = 2500
-STYLE_FILE, CHARACTER_FILE = "loom/ohwx_illustration", "loom/sks_leah"
-ON_STYLE_FILE = "loom/sks_leah_drawn"
-_TEN_FILE = "loom/from_ten_pictures"
+STYLE_FILE, ON_STYLE_FILE = "loom/ohwx_illustration", "loom/sks_leah_drawn"
 
-# The widgets of Loom Dataset behind the four that a lesson sets, and of Loom Train Settings, at their defaults.
+
+@dataclass(frozen=True)
+class Course:
+    """What a training example sets besides its lesson: the file's name, the steps, the text encoders' share of the rate."""
+
+    file: str
+    steps: int = STEPS
+    text_rate: float = 0.0
+
+    @property
+    def widgets(self) -> list[Any]:
+        """Of Loom Train Settings."""
+        return [
+            self.steps, 0.0, 16, 0.0, 1, "attention and convolutions", 0, "", "cosine", 0.05, 1, "auto", 0.0, 0.0, 1.0, 5.0,
+            0.0, 0.99, 0.01, 1.0, 0, 0, 2, "LoRA", 8, "", "", self.text_rate, 0.0, 1.0, "auto", "square", 0.1, 1.0, "AdamW",
+            1.0, 0.5, True, 0, False, False, 0, "", 20, 0.0,
+        ]  # fmt: skip
+
+
+STYLE, CHARACTER = Course(STYLE_FILE), Course("loom/sks_leah")
+# Two manners are more to learn than one.
+ON_STYLE = Course(ON_STYLE_FILE, 2500, 0.3)
+FROM_TEN = Course("loom/from_ten_pictures")
+
+# The widgets of Loom Dataset behind the four that a lesson sets, at their defaults.
 _DATASET = (
     "", 1, False, False, 0.05, 0.1, "", 1, "centre", "alpha and mask files", 0.1, 1.0, False, 64, 0,
-)  # fmt: skip
-_SETTINGS = (
-    0.0, 16, 0.0, 1, "attention and convolutions", 0, "", "cosine", 0.05, 1, "auto", 0.0, 0.0, 1.0, 5.0, 0.0,
-    0.99, 0.01, 1.0, 0, 0, 2, "LoRA", 8, "", "", 0.0, 0.0, 1.0, "auto", "square", 0.1, 1.0, "AdamW", 1.0, 0.5, True, 0,
-    False, False, 0, "", 20, 0.0,
 )  # fmt: skip
 
 
@@ -32,7 +48,7 @@ def train_style(models: Models) -> Graph:
     return _trained(
         models,
         models.style_lesson,
-        STYLE_FILE,
+        STYLE,
         "loom/train_style",
         "## Train a style\n25 drawings, many subjects in one manner; each caption says what is to be seen.",
     )
@@ -43,7 +59,7 @@ def train_character(models: Models) -> Graph:
     return _trained(
         models,
         models.character_lesson,
-        CHARACTER_FILE,
+        CHARACTER,
         "loom/train_character",
         "## Train a character\n20 portraits; captions name what may change, so that it stays free.",
     )
@@ -54,9 +70,7 @@ def train_on_style(models: Models) -> Graph:
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
     styled = parts.one_row(graph, checkpoint, models.trained_style, (40, 860))
-    train = _training(
-        graph, checkpoint, models.on_style_lesson, ON_STYLE_FILE, STEPS_ON_STYLE, styled
-    )
+    train = _training(graph, checkpoint, models.on_style_lesson, ON_STYLE, styled)
     both = parts.with_trained(graph, checkpoint, (train, 0), models.trained_style, 1840)
     return parts.ending(
         graph,
@@ -74,7 +88,7 @@ def train_from_ten(models: Models) -> Graph:
     return _trained(
         models,
         models.ten_lesson,
-        _TEN_FILE,
+        FROM_TEN,
         "loom/train_from_ten",
         "## Train from ten pictures\nNothing is set but folder, trigger and size. Read both reports.",
     )
@@ -84,7 +98,7 @@ def train_then_stack(models: Models) -> Graph:
     """The LoRA from ten pictures as a row beside one that was there before, in the same run."""
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
-    train = _training(graph, checkpoint, models.ten_lesson, _TEN_FILE)
+    train = _training(graph, checkpoint, models.ten_lesson, FROM_TEN)
     stack = parts.with_trained(graph, checkpoint, (train, 0), models.style, 1840)
     return parts.ending(
         graph,
@@ -115,22 +129,17 @@ def trained_pair(models: Models) -> Graph:
     )
 
 
-def _trained(models: Models, lesson: Lesson, file: str, prefix: str, note: str) -> Graph:
+def _trained(models: Models, lesson: Lesson, course: Course, prefix: str, note: str) -> Graph:
     """What is learned in a lesson, alone on the checkpoint."""
     graph = Graph()
     checkpoint = parts.checkpoint(graph, models)
-    train = _training(graph, checkpoint, lesson, file)
+    train = _training(graph, checkpoint, lesson, course)
     used = parts.in_memory(graph, checkpoint, (train, 0), 1840)
     return parts.ending(graph, models, (used, checkpoint), lesson.prompt, prefix, note, left=2220)
 
 
 def _training(
-    graph: Graph,
-    checkpoint: int,
-    lesson: Lesson,
-    file: str,
-    steps: int = STEPS,
-    carrier: int | None = None,
+    graph: Graph, checkpoint: int, lesson: Lesson, course: Course, carrier: int | None = None
 ) -> int:
     """Dataset, settings and training, with contact sheet, chart and sample pictures; the id of Loom Train.
 
@@ -151,7 +160,7 @@ def _training(
         (400, 300),
         [("settings", "LOOM_TRAIN_SETTINGS")],
         [],
-        [steps, *_SETTINGS],
+        course.widgets,
     )
     train = graph.add(
         "LoomTrain",
@@ -171,7 +180,7 @@ def _training(
             ("dataset", "LOOM_DATASET", (dataset, 0)),
             ("settings", "LOOM_TRAIN_SETTINGS", (settings, 0)),
         ],
-        [file, "[a new LoRA]", True, False, "here", ""],
+        [course.file, "[a new LoRA]", True, False, "here", ""],
     )
     for source, at in (
         ((dataset, 2), (40, 480)),

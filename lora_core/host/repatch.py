@@ -21,7 +21,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from .stack_adapter import StackAdapter
 
-_KEY = "loom_repatch"
+FOLLOWS = "loom_repatch"
 # What the host rounds to nearest; smaller ones it rounds at random.
 _ORDINARY = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,9 +33,9 @@ _near: WeakKeyDictionary[torch.nn.Module, dict[str, tuple[torch.Tensor, torch.Te
 
 def follow_changes(patcher: Any) -> None:
     """Let a MODEL write a change of patches in place, right before the host would load it for sampling."""
-    if not patcher.wrappers.get(WrappersMP.PREPARE_SAMPLING, {}).get(_KEY):
-        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _KEY, _prepare)
-        patcher.add_callback_with_key(CallbacksMP.ON_DETACH, _KEY, _release)
+    if not patcher.wrappers.get(WrappersMP.PREPARE_SAMPLING, {}).get(FOLLOWS):
+        patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, FOLLOWS, _prepare)
+        patcher.add_callback_with_key(CallbacksMP.ON_DETACH, FOLLOWS, _release)
 
 
 def _release(patcher: Any, whole: bool) -> None:

@@ -29,9 +29,16 @@ from .job_follow import JobWish, follow_job
 from .progress import progress_of
 from .targets import clip_targets, model_targets
 from .training_branches import Branches, attached, branches_of
-from .training_data import Encoders, batch_of, encode_all, fingerprint, validation_batches
+from .training_data import (
+    Encoders,
+    batch_of,
+    clip_fingerprint,
+    encode_all,
+    fingerprint,
+    validation_batches,
+)
 from .training_key import job_key
-from .training_model import ready, refuse_compiled
+from .training_model import noise_levels, ready, refuse_compiled
 from .training_results import Job, Trained, finished, keep_result
 from .training_run import Parts, load_whole, run_to_end
 from .training_samples import Sampler, prompts_of, said_by, shown_by
@@ -86,7 +93,8 @@ def train_lora(model: Any, clip: Any, vae: Any, dataset: Dataset, order: TrainOr
 def _suited(model: Any, settings: TrainSettings, trigger: str) -> TrainSettings:
     network = model.model.diffusion_model
     layers = adapters.chosen_layers(network, settings.parts, settings.pattern)
-    return suited(settings, layers, trigger)
+    kind = noise_levels(model.model.model_sampling).kind
+    return suited(settings, layers, trigger, kind)
 
 
 def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
@@ -101,7 +109,6 @@ def _check(model: Any, clip: Any, vae: Any, dataset: Any) -> None:
 
 def _encoders(model: Any, clip: Any, vae: Any, text_learns: bool) -> Encoders:
     user = Path(folder_paths.get_system_user_directory("lora_loom"))
-    clip_id = fingerprint(clip.cond_stage_model, clip.layer_idx, clip.tokenizer_options)
     return Encoders(
         vae,
         clip,
@@ -109,7 +116,7 @@ def _encoders(model: Any, clip: Any, vae: Any, text_learns: bool) -> Encoders:
         model.load_device,
         DiskStore(user / "training_cache", _CACHE_BYTES),
         fingerprint(vae.first_stage_model),
-        clip_id,
+        clip_fingerprint(clip),
         text_learns,
     )
 

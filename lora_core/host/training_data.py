@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.sd1_clip
+import comfy.sdxl_clip
 import torch
 
 from ..errors import TrainError
@@ -20,6 +22,10 @@ from ..train.samples import Plan, Sample
 
 # Elements of each weight that a fingerprint looks at: enough that no two models are alike, and quick for large ones.
 _LOOKED_AT = 512
+# SD1.5's and SDXL's CLIP-L has no text projection in its files, and nothing of what it would give is used. The host makes
+# room for one and leaves there what the memory held: other numbers at each start.
+_WITHOUT_PROJECTION = (comfy.sd1_clip.SD1ClipModel, comfy.sdxl_clip.SDXLClipModel)
+_PROJECTION = "clip_l.transformer.text_projection."
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +46,23 @@ class Encoders:
     text_learns: bool = False
 
 
-def fingerprint(module: torch.nn.Module, *facts: object) -> str:
+def clip_fingerprint(clip: Any) -> str:
+    """The fingerprint of what a CLIP says: its weights but for those that no file has, its layer and its tokenizers."""
+    inner = clip.cond_stage_model
+    unused = _PROJECTION if isinstance(inner, _WITHOUT_PROJECTION) else None
+    return fingerprint(inner, clip.layer_idx, clip.tokenizer_options, unused=unused)
+
+
+def fingerprint(module: torch.nn.Module, *facts: object, unused: str | None = None) -> str:
     """sha256 of names, shapes, dtypes and a sample of the numbers of a module's state, and of further facts.
 
     Patches that the host puts on as it computes, and not into the weights (low memory, dynamic memory), count too.
+    unused: weights whose names begin so are left out.
     """
     digest = hashlib.sha256(repr(facts).encode())
     for name, tensor in module.state_dict().items():
+        if unused is not None and name.startswith(unused):
+            continue
         digest.update(name.encode())
         _tell(tensor, digest)
     for name, layer in module.named_modules():

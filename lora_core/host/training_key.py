@@ -13,6 +13,7 @@ from ..train.job import sha256_of
 from ..train.samples import Plan
 from ..train.settings import TrainSettings
 from .paths import find_lora
+from .repatch import FOLLOWS
 from .training_data import Encoders, batch_of, fingerprint
 from .training_model import noise_levels, ready
 
@@ -48,11 +49,17 @@ def sampling_of(model: Any) -> tuple[str, float, str]:
 
 
 def acts_beside(model: Any) -> bool:
-    """Whether a live stack, patches of attention or wrappers act on the model beside its weights."""
+    """Whether a live stack, patches of attention or wrappers act on the model beside its weights.
+
+    What a baked stack hangs on writes weights, in time for a sampling; those are told by the weights themselves.
+    """
     options = model.model_options.get("transformer_options", {})
     acting = [model.injections, options.get("patches"), options.get("patches_replace")]
     wrappers = [model.wrappers, options.get("wrappers")]
-    return any(acting) or any(some for each in wrappers if each for some in each.values())
+    kinds = [keyed for each in wrappers if each for keyed in each.values()]
+    return any(acting) or any(
+        some for keyed in kinds for key, some in keyed.items() if key != FOLLOWS
+    )
 
 
 def _beside(model: Any, encoders: Encoders, plan: Plan) -> str:

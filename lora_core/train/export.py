@@ -105,7 +105,7 @@ def metadata_before(
         "ss_batch_size_per_device": settings.batch_size,
         "ss_gradient_accumulation_steps": settings.accumulate,
         "ss_max_grad_norm": settings.clip,
-        "ss_min_snr_gamma": wish.min_snr,
+        "ss_min_snr_gamma": wish.min_snr if wish.weighting == "min-SNR" else "",
         "ss_noise_offset": wish.noise_offset,
         "ss_seed": settings.seed,
         "ss_num_train_images": len(plan.dataset.training),

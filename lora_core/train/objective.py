@@ -178,16 +178,23 @@ def target_of(
     return (noise - s * latents) / (1 + s * s).sqrt()
 
 
+def weighting_of(kind: str, wish: Objective) -> str:
+    """What is wished for, auto said plainly: min-SNR for eps alone, whose loss asks most for what the cleanest pictures lack.
+
+    A loss of v asks for all levels alike, as the model was trained; min-SNR would take the noisy ones away from it (0.5 %
+    is left at SD's last level), and there a prompt decides what there is to be and in what colour.
+    """
+    if wish.weighting == "auto":
+        return "min-SNR" if kind == "eps" and wish.min_snr else "none"
+    return wish.weighting
+
+
 def level_weights(levels: NoiseLevels, sigmas: torch.Tensor, wish: Objective) -> torch.Tensor:
     """Weight of each sample's loss by its noise level; 1 where no weighting is asked for.
 
-    auto is min-SNR for eps alone, whose loss asks most for what the cleanest pictures lack. A loss of v asks for all
-    levels alike, as the model was trained; min-SNR would take the noisy ones away from it (0.5 % is left at SD's last
-    level), and there a prompt decides what there is to be and in what colour. Raises TrainError where the model has no signal-to-noise ratio to weigh by.
+    Raises TrainError where the model has no signal-to-noise ratio to weigh by.
     """
-    way = wish.weighting
-    if way == "auto":
-        way = "min-SNR" if levels.kind == "eps" else "none"
+    way = weighting_of(levels.kind, wish)
     if way == "none" or (way == "min-SNR" and not wish.min_snr):
         return torch.ones_like(sigmas)
     if levels.kind not in ("eps", "v"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import comfy.model_management
@@ -82,8 +83,11 @@ def test_protection_changes_only_the_style_and_says_where_it_lies(base):
     assert style.name.startswith("loom/")
     assert character == read_lora_stack(conflict()).rows[1]
     assert f"written as {style.name}" in done.report
-    assert "takes" in done.report.splitlines()[0]
-    assert done.report.splitlines()[1].startswith("after: The rows keep out of each other's way")
+    before, after = done.report.splitlines()[:2]
+    assert after.startswith("after: ")
+    # What is left writes into the weakest of the character's directions, which are not protected.
+    taken = [int(re.findall(r"takes (\d+) %", line)[0]) for line in (before, after)]
+    assert taken[1] <= taken[0] / 2
     assert folder_paths.get_full_path("loras", style.name)
 
 
@@ -139,10 +143,13 @@ def test_a_baked_stack_is_saved_by_cores_nodes_as_base_plus_lora_to_one_rounding
     with safe_open(whole, "pt") as saved, safe_open(part, "pt") as alone:
         for match in matches:
             key = f"model.{match.target.key}"
-            exact = run(before[key].double(), steps_of([(match.adapter, 0.9)]))
+            plain = before[key].double()
+            exact = run(plain.clone(), steps_of([(match.adapter, 0.9)]))
+            # Of the change's own sums in float32, a dozen terms each.
+            summed = 4 * torch.finfo(torch.float32).eps * float((exact - plain).abs().max())
             for found in (saved.get_tensor(key), alone.get_tensor(key)):
                 half = torch.finfo(found.dtype).eps / 2
-                allowed = half * exact.abs() * (1 + 1e-3) + 2e-8
+                allowed = half * exact.abs() * (1 + 1e-3) + summed
                 assert bool(((found.double() - exact).abs() <= allowed).all()), key
 
 

@@ -29,7 +29,7 @@ def index_of(host) -> Path:
 def test_the_facts_of_a_lora_come_from_its_header(client):
     facts: dict[str, Any] = client.get("/loom/facts", name=STYLE)
     assert facts["name"] == STYLE
-    assert facts["kind"] == "SD1.5, rank 8, alpha 12, LoCon"
+    assert facts["kind"] == "SD1.5, rank 2 to 15, alpha 2 to 15, LoCon"
     assert facts["made_for"] == "SD1.5"
     assert facts["modules"] > 0
     assert facts["size"] > 0

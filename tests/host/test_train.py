@@ -17,11 +17,16 @@ import torch
 from small_models import small_model
 
 from lora_core.errors import TrainError
+from lora_core.files.reader import read_adapter
 from lora_core.host import training
+from lora_core.host.paths import find_lora
+from lora_core.host.stacking import apply_stack
 from lora_core.host.training import NEW, TrainOrder, train_lora
 from lora_core.host.training_branches import branches_of
-from lora_core.host.training_data import Encoders, batch_of
+from lora_core.host.training_data import Encoders, batch_of, clip_fingerprint
+from lora_core.host.training_key import acts_beside
 from lora_core.host.training_model import noise_levels, ready
+from lora_core.stack.rows import LoraStack, StackRow
 from lora_core.train import adapters
 from lora_core.train.batch import read_batch
 from lora_core.train.cache import RamStore
@@ -308,6 +313,9 @@ def test_the_file_says_how_it_was_made(toy, rings):
     assert said["modelspec.architecture"] == "stable-diffusion-v1/lora"
     assert (said["modelspec.trigger_phrase"], said["ss_network_dim"]) == ("zwx", "4")
     assert said["ss_max_train_steps"] == "12"
+    assert "ss_min_snr_gamma" not in said, (
+        "the toy is a v model, whose loss is not weighed by itself"
+    )
 
 
 def test_a_pattern_without_layers_fails_before_the_first_step(toy, rings):
@@ -364,3 +372,32 @@ def test_what_acts_beside_the_weights_is_part_of_a_trainings_name(toy, rings):
     assert key(wrapped) != plain
     assert key(wrapped) == key(wrapped)
     assert key(model) == plain
+
+
+def test_what_the_host_leaves_unset_in_a_clip_is_no_part_of_a_trainings_name(toy):
+    """SD1.5's files have no text projection: it is whatever the memory held, at each start something else."""
+    network = toy[1].cond_stage_model
+    weights = dict(network.named_parameters())
+    before = clip_fingerprint(toy[1])
+    for name, counts in (
+        ("clip_l.transformer.text_projection.weight", False),
+        ("clip_l.transformer.text_model.final_layer_norm.weight", True),
+    ):
+        kept = weights[name].detach().clone()
+        with torch.inference_mode():
+            weights[name].copy_(torch.full_like(kept, 0.5))
+            found = clip_fingerprint(toy[1])
+            weights[name].copy_(kept)
+        assert (found != before) == counts, name
+    assert clip_fingerprint(toy[1]) == before
+
+
+def test_a_baked_stack_acts_by_its_weights_and_a_live_one_beside_them(toy, rings):
+    """What a baked one writes in time for a sampling needs no answer of the model to be told from another."""
+    made = trained(toy, rings, "toy/carried")
+    adapter = read_adapter(find_lora(made.name)[1], made.name)
+    rows = LoraStack((StackRow(made.name, 1.0, 1.0, adapter=adapter),))
+    for mode, beside in (("baked", False), ("auto", False), ("live", True)):
+        with torch.inference_mode():
+            carrying = apply_stack(rows, toy[0], toy[1], mode=mode).model
+        assert acts_beside(carrying) == beside, mode

@@ -37,8 +37,11 @@ from training_toy import (
 )
 
 from lora_core.errors import SaveError, TrainError
+from lora_core.files.parse import parse_state_dict
 from lora_core.host import job_base, watching
 from lora_core.host.job_follow import JobWish, job_folder, job_stamp
+from lora_core.host.stacking import apply_stack
+from lora_core.stack.rows import LoraStack, StackRow
 from lora_core.train.job import JOB, START, WATCH, WRITE, check_files, read_job
 from lora_core.train.job_data import JobData
 from lora_core.train.ranks import Ranks
@@ -195,17 +198,30 @@ def test_the_same_node_gives_the_finished_jobs_lora_at_once(toy, pictures, here)
     assert folder_paths.get_full_path("loras", made.name)
 
 
+def by_core(toy, file):
+    return comfy.sd.load_lora_for_models(toy[0], toy[1], file, 1.0, 1.0)[0]
+
+
+def by_our_stack(toy, file):
+    adapter = parse_state_dict(file, "carried")
+    rows = LoraStack((StackRow("carried", 1.0, 1.0, adapter=adapter),))
+    return apply_stack(rows, toy[0], toy[1], mode="baked").model
+
+
 @LONG
-def test_a_job_with_loras_on_the_model_takes_their_weights_along(toy, pictures, here):
+@pytest.mark.parametrize("put_on", [by_core, by_our_stack])
+def test_a_job_with_loras_on_the_model_takes_their_weights_along(toy, pictures, here, put_on):
     path = folder_paths.get_full_path("loras", here.name)
     assert path is not None
     with torch.inference_mode():
-        file = comfy.utils.load_torch_file(path)
-        with_lora, _ = comfy.sd.load_lora_for_models(toy[0], toy[1], file, 1.0, 1.0)
+        with_lora = put_on(toy, comfy.utils.load_torch_file(path))
     short = replace(SETTINGS, steps=2)
-    folder = write(toy, pictures, "job/on_top", short, model=with_lora)
+    folder = write(toy, pictures, f"job/on_top_{put_on.__name__}", short, model=with_lora)
     finish(worker(folder, 0))
-    assert_alike(result_of(folder), ask(toy, pictures, "job/top", None, short, with_lora).tensors)
+    assert_alike(
+        result_of(folder),
+        ask(toy, pictures, f"job/top_{put_on.__name__}", None, short, with_lora).tensors,
+    )
 
 
 @LONG
