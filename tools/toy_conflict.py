@@ -23,7 +23,7 @@ STYLE = TOY_MODEL / "loras" / "loom_toy_style.safetensors"
 CHARACTER = TOY_MODEL / "loras" / "loom_toy_character.safetensors"
 NAME = "loom_toy_style_conflict.safetensors"
 # How strong the planted part is beside the character's own delta, and how far it is turned inside the same directions.
-AGAINST, TURNED, SEED = 0.7, 0.3, 41
+AGAINST, TURNED, SEED = 0.6, 0.3, 41
 
 
 def planted(
