@@ -21,6 +21,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from .stack_adapter import StackAdapter
 
+# The name under which a MODEL carries this.
 FOLLOWS = "loom_repatch"
 # What the host rounds to nearest; smaller ones it rounds at random.
 _ORDINARY = (torch.float32, torch.float16, torch.bfloat16)
