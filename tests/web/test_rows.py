@@ -296,7 +296,7 @@ def test_the_info_panel_is_opened_by_mouse_and_by_key_and_gives_the_focus_back(
     name.focus()
     page.keyboard.press("i")
     panel = page.get_by_role("dialog", name="Info on loom_toy_style")
-    panel.get_by_text("rank 8").first.wait_for()
+    panel.get_by_text("rank 2 to 15").first.wait_for()
     save_screenshot(page, "rows-info")
     page.keyboard.press("Escape")
     panel.wait_for(state="detached")
@@ -407,7 +407,7 @@ def test_a_stack_inside_a_subgraph_hears_of_its_run(page, client):
         " const node = canvas.graph.nodes[0]; canvas.ds.scale = 1;"
         " canvas.ds.offset = [120 - node.pos[0], 140 - node.pos[1]]; canvas.setDirty(true, true); }"
     )
-    page.locator(".loom-report", has_text="76 of 76 model keys").wait_for(state="visible")
+    page.locator(".loom-report", has_text="94 of 94 model keys").wait_for(state="visible")
 
 
 def test_a_run_that_failed_inside_a_subgraph_is_told_at_its_node(fresh_page):
