@@ -72,15 +72,14 @@ class Seen:
         return sum(reading.character for reading in self.readings) / len(self.readings)
 
 
-def with_files(prompt: dict[str, Any], files: dict[str, tuple[str, float]]) -> dict[str, Any]:
-    """The style and character workflow with other LoRA files at other strengths, by the roles of its rows."""
+def with_files(prompt: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+    """The style and character workflow with other LoRA files, as they were learned, by the roles of its rows."""
     changed = copy.deepcopy(prompt)
     for node in changed.values():
         if node["class_type"] == "LoomStack":
             stack = json.loads(node["inputs"]["rows"])
             for row in stack["rows"]:
-                row["lora"], row["model"] = files[row["role"]]
-                row["clip"] = row["model"]
+                row |= {"lora": files[row["role"]], "model": 1.0, "clip": 1.0}
             node["inputs"]["rows"] = json.dumps(stack)
     return changed
 
@@ -265,12 +264,8 @@ def main() -> int:
         prompt = prompts["style_and_character"]
         rows = shown(client, prompt, options.seeds, options.out / "sheet.png")
         if options.train:
-            files = {
-                role: (trained_file(client, prompts[lesson.workflow]), lesson.strength)
-                for role, lesson in PAIR.items()
-            }
-            named = " and ".join(f"{name} at {strength:g}" for name, strength in files.values())
-            print(f"\nThe same with what was trained here, {named}:")
+            files = {role: trained_file(client, prompts[name]) for role, name in PAIR.items()}
+            print(f"\nWith what was trained here, {' and '.join(files.values())}, both at 1:")
             sheet_of_these = options.out / "sheet_trained.png"
             shown(client, with_files(prompt, files), options.seeds, sheet_of_these)
     if options.renew:

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 from tools.devkit.host_client import HostClient
 
 # About a minute on two CPU cores: enough to see that something is learned, too few to learn it well.
 SHORT_STEPS = 400
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """A training example, and the strength at which what it makes is shown."""
-
-    workflow: str
-    strength: float
-
-
-# As they were learned.
-PAIR = {"style": Lesson("train_style", 1.0), "character": Lesson("train_on_style", 1.0)}
+PAIR = {"style": "train_style", "character": "train_on_style"}
 # Minutes each, so only where they are asked for.
 LONG = ("train_style", "train_character", "train_on_style")
 RUN_LIMIT = 3600.0  # seconds

@@ -19,6 +19,7 @@ from tools.devkit.base_directory import TOY_MODEL, TOY_WORKFLOWS, standard_base
 from tools.devkit.environment import located
 from tools.devkit.host_client import HostClient
 from tools.devkit.host_process import running_host
+from tools.toy_rates import CHARACTER, STRENGTHS, STYLE
 from tools.workflow_graph import api_prompt
 
 LORAS = TOY_MODEL / "loras"
@@ -31,38 +32,39 @@ _CHANGED = ("ss_network_alpha", "ss_network_dim")
 class Made:
     """A LoRA of the toy: the training example that it comes from, and what its file says of it.
 
-    gain: what the trained LoRA is multiplied by, so that at the demo's 0.8 or 0.9 it is what was trained. megabytes: the
-    file's size at most, shared over the layers by what they need.
+    megabytes: the file's size at most, shared over the layers by what they need.
     """
 
     name: str
     workflow: str
     title: str
     words: str
-    gain: float
     megabytes: float
 
     @property
     def file(self) -> Path:
         return LORAS / f"{self.name}.safetensors"
 
+    @property
+    def gain(self) -> float:
+        """What the trained LoRA is multiplied by, so that at the demo's strength it is what was trained."""
+        return 1 / STRENGTHS[self.name]
+
 
 # In the order in which they are made: the second is trained on the first.
 TRAINED = (
     Made(
-        "loom_toy_style",
-        PAIR["style"].workflow,
+        STYLE,
+        PAIR["style"],
         "Toy style: a frame around the picture",
         "ohwx",
-        1 / 0.8,
         0.7,
     ),
     Made(
-        "loom_toy_character",
-        PAIR["character"].workflow,
+        CHARACTER,
+        PAIR["character"],
         "Toy character: the purple ring",
         "zwx",
-        1 / 0.9,
         0.8,
     ),
 )

@@ -13,10 +13,10 @@ import folder_paths
 import torch
 
 from ..account import describe
-from ..errors import LoraFileError, SaveError
+from ..errors import SaveError
 from ..files.convert import convert
 from ..files.dtypes import DTYPES, cast
-from ..files.filenames import MOST_BYTES, is_short, slashed
+from ..files.filenames import MOST_BYTES, is_short
 from ..files.metadata_edit import PEFT_SETTINGS, edited
 from ..files.parse import parse_state_dict
 from ..files.reader import read_tensors
@@ -30,7 +30,7 @@ from ..stack.interop import read_lora_stack
 from ..stack.rows import LoraStack, StackRow
 from ..targets import TargetMap
 from .finding import find_row
-from .paths import find_lora
+from .paths import find_lora, shelf
 from .presets import presets_for
 from .targets import clip_targets, model_targets
 
@@ -208,12 +208,8 @@ def _place(order: SaveOrder) -> tuple[Path, str]:
 
 def _check_not_hidden(listed: str, path: Path) -> None:
     """Two loras folders may hold the same name; loaders open the first."""
-    try:
-        name, found = find_lora(listed)
-    except LoraFileError:
-        return
-    # A name that is not there yet finds a file of the same last part in another folder: that one hides nothing.
-    if slashed(name) == slashed(listed) and found.resolve() != path.resolve():
+    found = shelf().path_of(listed)
+    if found is not None and found.resolve() != path.resolve():
         raise SaveError(
             f"Another loras folder has a {listed} already, and every loader would open that one. Choose another name."
         )
